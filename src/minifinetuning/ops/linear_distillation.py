@@ -1,0 +1,80 @@
+"""The one op that every objective trains through: output head, softmax, mixture and loss in one."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minifinetuning.objectives import Rule
+from minifinetuning.ops.chunked import chunked_distillation
+from minifinetuning.ops.head import Head
+from minifinetuning.ops.reference import reference_distillation
+from minifinetuning.ops.result import Distillation
+
+__all__ = ["linear_distillation"]
+
+
+def linear_distillation(
+    student_hidden: Tensor,
+    student_head: Head,
+    labels: Tensor,
+    rule: Rule,
+    teacher_hidden: Tensor | None = None,
+    teacher_head: Head | None = None,
+    *,
+    ignore_index: int = -100,
+    impl: Literal["auto", "reference", "chunked"] = "auto",
+) -> Distillation:
+    """Train p_S towards (1 - m) * p_T + m * one_hot(l), straight from the hidden states.
+
+    Equivalent naive code, summed over the tokens whose label is not `ignore_index`:
+
+        z_S, z_T = student_head.logits(student_hidden), teacher_head.logits(teacher_hidden)
+        p_S, p_T = softmax(z_S), softmax(z_T)
+        m, w = rule(TokenProbabilities(p_S[l], p_T[l], max(p_T)))
+        loss = sum(w * cross_entropy((1 - m) * p_T + m * one_hot(l), p_S))
+
+    Shapes: `student_hidden` (N, H) with a head (V, H); `teacher_hidden` (N, H_T) with a head
+    (V_T, H_T), V_T <= V (entries that the teacher lacks have p_T = 0); `labels` (N,), already
+    shifted: labels[i] is the token that hidden state i predicts. The gradient goes to the student's
+    hidden states, weight and bias, each only where it requires one; m and w are constants to it.
+    Without a teacher (plain finetuning) its half of the work is not done at all.
+
+    `impl`: "reference" holds full logits, "chunked" never does; "auto" is "chunked".
+    Raises ValueError where shapes do not fit. Source: algorithm 1 and section 2 of the paper.
+    """
+    _check_shapes(student_hidden, student_head, labels, teacher_hidden, teacher_head)
+    if impl not in ("auto", "reference", "chunked"):
+        raise ValueError(f"impl must be auto, reference or chunked, got {impl!r}")
+    function = reference_distillation if impl == "reference" else chunked_distillation
+    # Autocast would round the logits to half precision before the softmax.
+    with torch.autocast(student_hidden.device.type, enabled=False):
+        return function(
+            student_hidden, student_head, labels, rule, teacher_hidden, teacher_head, ignore_index
+        )
+
+
+def _check_shapes(
+    student_hidden: Tensor,
+    student_head: Head,
+    labels: Tensor,
+    teacher_hidden: Tensor | None,
+    teacher_head: Head | None,
+) -> None:
+    if (teacher_hidden is None) != (teacher_head is None):
+        raise ValueError("a teacher is both its hidden states and its head: one of them is missing")
+    sides = [("student", student_hidden, student_head)]
+    if teacher_hidden is not None and teacher_head is not None:
+        sides.append(("teacher", teacher_hidden, teacher_head))
+        if teacher_head.size > student_head.size:
+            raise ValueError(
+                f"the teacher's vocabulary ({teacher_head.size}) is larger than the student's "
+                f"({student_head.size})"
+            )
+    for name, hidden, head in sides:
+        width = head.weight.shape[1]
+        if hidden.shape != (labels.numel(), width):
+            raise ValueError(
+                f"{name} hidden states must be (N, H) = ({labels.numel()}, {width}), "
+                f"got {tuple(hidden.shape)}"
+            )
