@@ -1,0 +1,25 @@
+"""Text to training data: documents, token ids, splits, packed sequences."""
+
+from minifinetuning.data.corpus import Corpus, CorpusSummary, corpus_from_documents, read_corpus
+from minifinetuning.data.documents import Document, Documents, read_documents
+from minifinetuning.data.packing import PackedSequences, pack_documents
+from minifinetuning.data.splits import Split, split_documents, validation_only
+from minifinetuning.data.tokens import TokenizedDocument, token_count, tokenize_documents
+
+__all__ = [
+    "Corpus",
+    "CorpusSummary",
+    "Document",
+    "Documents",
+    "PackedSequences",
+    "Split",
+    "TokenizedDocument",
+    "corpus_from_documents",
+    "pack_documents",
+    "read_corpus",
+    "read_documents",
+    "split_documents",
+    "token_count",
+    "tokenize_documents",
+    "validation_only",
+]

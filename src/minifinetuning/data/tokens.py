@@ -1,0 +1,107 @@
+"""Documents to token ids, and token budgets such as "4M"."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import numpy
+import numpy.typing
+
+from minifinetuning.data.documents import Document
+from minifinetuning.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TokenIds = numpy.typing.NDArray[numpy.int32]
+
+_BATCH_SIZE = 256
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedDocument:
+    """Token ids (n,) that close with EOS, under the identity of the text that they encode."""
+
+    identity: str
+    token_ids: TokenIds
+
+
+def document_identity(text: str) -> str:
+    """The stable name of a document: the SHA-256 of its text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tokenize_documents(
+    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", progress: bool = False
+) -> list[TokenizedDocument]:
+    """Each document's token ids as the tokenizer gives them, closed with one EOS.
+
+    Text that spells a special token, such as `<|im_end|>`, is encoded as ordinary text by every
+    fast tokenizer.
+    Raises InputError where the tokenizer has no EOS token.
+    """
+    return [one for batch in tokenized_batches(documents, tokenizer, progress) for one in batch]
+
+
+def tokenized_batches(
+    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", progress: bool = False
+) -> Iterator[list[TokenizedDocument]]:
+    """The batches of `tokenize_documents`, tokenized as they are asked for."""
+    from tqdm import tqdm
+
+    eos = closing_token_id(tokenizer)
+    with tqdm(total=len(documents), desc="tokenizing", unit="doc", disable=not progress) as bar:
+        for start in range(0, len(documents), _BATCH_SIZE):
+            texts = [document.text for document in documents[start : start + _BATCH_SIZE]]
+            # verbose=False: no warning of texts longer than the window, since packing cuts them.
+            # Not every slow tokenizer accepts split_special_tokens.
+            batch = tokenizer(
+                texts,
+                padding=False,
+                truncation=False,
+                split_special_tokens=tokenizer.is_fast,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+            yield [
+                TokenizedDocument(document_identity(text), _closed(token_ids, eos))
+                for text, token_ids in zip(texts, batch, strict=True)
+            ]
+            bar.update(len(texts))
+
+
+def closing_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The EOS id that closes each document; raises InputError where the tokenizer has none."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no EOS token: "
+            'set "eos_token" in its tokenizer_config.json, or tokenizer.eos_token = ...'
+        )
+    return int(eos)
+
+
+def token_count(value: int | str) -> int:
+    """The number of tokens that a budget names: 500000, "500_000", "100k", "0.5M" or "2B".
+
+    Raises InputError, naming the value, where it is not a whole number above zero.
+    """
+    match = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([kmb]?)", str(value).strip().lower(), re.ASCII)
+    if match:
+        count = Decimal(match[1].replace("_", "")) * _MULTIPLES[match[2]]
+        if count > 0 and count == int(count):
+            return int(count)
+    raise InputError(
+        f"{value!r} is not a number of tokens: give a whole number above 0, "
+        "such as 500000, 100k, 0.5M or 2B"
+    )
+
+
+def _closed(token_ids: list[int], eos: int) -> TokenIds:
+    closing = [] if token_ids and token_ids[-1] == eos else [eos]
+    return numpy.array(token_ids + closing, dtype=numpy.int32)
