@@ -1,0 +1,75 @@
+"""Adapters on all attention and MLP projections, found from the model's structure."""
+
+from peft import IA3Config, LoraConfig, PeftConfig
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from minifinetuning.errors import InputError
+
+__all__ = ["adapter_config", "projections"]
+
+_ATTENTION_MARKS = ("attn", "attention")
+_MLP_MARKS = ("mlp", "feed_forward", "ffn")
+_KEY_AND_VALUE_NAMES = ("k_proj", "v_proj", "key", "value", "qkv_proj", "query_key_value", "c_attn")
+
+
+def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftConfig:
+    """The PEFT configuration of an adapter on all attention and MLP projections of `model`.
+
+    As in the paper's section 3.1: rank 8 for LoRA and DoRA where nothing is said; IA3 has no rank
+    and scales keys, values and what enters the MLP's last projection. LoRA's alpha is twice the
+    rank. Raises InputError for a rank below 1 and where no projections are found.
+    """
+    attention, mlp = projections(model)
+    if adapter == "ia3":
+        outputs = [name for name in mlp if _is_output(name, model)]
+        inputs = [name for name in attention if name in _KEY_AND_VALUE_NAMES]
+        return IA3Config(
+            task_type="CAUSAL_LM", target_modules=inputs + outputs, feedforward_modules=outputs
+        )
+    if adapter not in ("lora", "dora"):
+        raise InputError(f"--adapter {adapter} is not known: choose one of lora, dora, ia3")
+    if rank < 1:
+        raise InputError(f"--rank must be at least 1, got {rank}")
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=attention + mlp,
+        use_dora=adapter == "dora",
+    )
+
+
+def projections(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """The names of the linear layers inside attention blocks, and of those inside MLPs, sorted.
+
+    Raises InputError where either is empty.
+    """
+    attention, mlp = set(), set()
+    for path, _ in _linear_layers(model):
+        *parents, _ = path.lower().split(".")
+        if any(mark in parent for parent in parents for mark in _MLP_MARKS):
+            mlp.add(path.split(".")[-1])
+        elif any(mark in parent for parent in parents for mark in _ATTENTION_MARKS):
+            attention.add(path.split(".")[-1])
+    if not attention or not mlp:
+        raise InputError(
+            f"no attention and MLP projections were found in {type(model).__name__}: "
+            "pass a peft_config to MFTTrainer instead of --adapter"
+        )
+    return sorted(attention), sorted(mlp)
+
+
+def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+
+
+def _is_output(name: str, model: PreTrainedModel) -> bool:
+    """Whether the MLP projection of this name leads back to the residual stream."""
+    width = model.config.get_text_config().hidden_size
+    for path, layer in _linear_layers(model):
+        if path.split(".")[-1] == name:
+            is_convolution = isinstance(layer, Conv1D)
+            return bool((layer.nf if is_convolution else layer.out_features) == width)
+    return False

@@ -1,0 +1,133 @@
+"""A path or a hub id to a model and its tokenizer, whatever the format of the weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from minifinetuning.errors import InputError
+
+__all__ = ["load_model", "load_tokenizer", "merged", "model_limit"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "auto": "auto",
+}
+
+
+def load_model(
+    name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The causal language model at a folder, a `.gguf` file or a hub id, ready to be trained.
+
+    Safetensors in one file or many, in any dtype; GGUF, which is de-quantised; and a folder that
+    holds a PEFT adapter, which is merged into its base model. `dtype` is what the weights are held
+    in; "auto" is the checkpoint's own. Raises InputError where nothing there can be loaded.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
+    location = _location(name_or_path)
+    adapter = Path(name_or_path).expanduser() / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text())["base_model_name_or_path"]
+        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        return merged(model, adapter.parent)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {name_or_path} cannot be loaded as a causal language model: "
+            f"{_first_sentence(error)}"
+        ) from error
+    if "gguf_file" in location:
+        _forget_quantization(model)
+    return model
+
+
+def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The model with the PEFT adapter in this folder merged into its weights."""
+    whole: PreTrainedModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return whole
+
+
+def load_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the model at a folder, a `.gguf` file or a hub id.
+
+    Raises InputError where there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            **_location(name_or_path), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
+        ) from error
+    return tokenizer
+
+
+def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
+    """The most tokens of a sequence that the model at this place was made for, if it says so."""
+    adapter = Path(name_or_path).expanduser() / "adapter_config.json"
+    if adapter.is_file():
+        name_or_path = json.loads(adapter.read_text())["base_model_name_or_path"]
+    try:
+        config = AutoConfig.from_pretrained(
+            **_location(name_or_path), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {name_or_path} has no configuration that can be loaded: "
+            f"{_first_sentence(error)}"
+        ) from error
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _location(name_or_path: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that name this place."""
+    path = Path(name_or_path).expanduser()
+    looks_like_path = path.is_absolute() or name_or_path.startswith((".", "~"))
+    if not path.exists() and (
+        looks_like_path or name_or_path.count("/") > 1 or path.suffix == ".gguf"
+    ):
+        raise InputError(f"--model {name_or_path} does not exist: give a model folder or a hub id")
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.is_file():
+        raise InputError(f"--model {name_or_path} is a file: give the folder that holds it")
+    if path.is_dir() and not any(path.glob("*config.json")):
+        raise InputError(
+            f"--model {name_or_path} holds no config.json: give a folder that save_pretrained wrote"
+        )
+    return {"pretrained_model_name_or_path": str(path) if path.exists() else name_or_path}
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    # transformers de-quantises a GGUF on loading, yet the model goes on saying that it is
+    # quantised, and then neither save_pretrained nor Trainer accepts it.
+    said: Any = model
+    said.hf_quantizer = None
+    said.is_quantized = False
+    for owner, name in ((said, "quantization_method"), (said.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+
+
+def _first_sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + " …"

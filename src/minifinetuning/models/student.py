@@ -1,0 +1,97 @@
+"""The student: a causal model whose own forward runs the distillation op.
+
+The loss has to run inside the forward that data parallel wrappers wrap: outside it DDP's reducer is
+not armed and FSDP2 mixes sharded and whole tensors.
+"""
+
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from minifinetuning.models.causal import hidden_states, output_head
+from minifinetuning.objectives import Rule
+from minifinetuning.ops import Head, linear_distillation
+
+__all__ = ["DistillationInputs", "DistillationOutput", "attach_distillation"]
+
+
+@dataclass(frozen=True)
+class DistillationInputs:
+    """What the student's forward needs for the loss, beside tokens and labels.
+
+    `teacher_hidden` (B, T, H_T) and `teacher_head` are None for objectives without a teacher.
+    """
+
+    rule: Rule
+    teacher_hidden: Tensor | None = None
+    teacher_head: Head | None = None
+    with_logits: bool = False
+
+
+@dataclass
+class DistillationOutput(ModelOutput):
+    """The op's results (see `ops.Distillation`); the per-token ones are (B * (T - 1),)."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    tokens: Tensor | None = None
+    negative_log_likelihood: Tensor | None = None
+    forward_kl: Tensor | None = None
+    teacher_is_right: Tensor | None = None
+    mixing: Tensor | None = None
+
+
+def attach_distillation(model: PreTrainedModel) -> None:
+    """Give `model.forward` the keyword `distillation`; without it the forward is what it was."""
+    model.forward = MethodType(_forward, model)
+
+
+def _forward(
+    self: PreTrainedModel, *args: Any, distillation: DistillationInputs | None = None, **kwargs: Any
+) -> Any:
+    if distillation is None:
+        return type(self).forward(self, *args, **kwargs)
+    return distillation_output(self, kwargs, distillation)
+
+
+def distillation_output(
+    model: PreTrainedModel, inputs: dict[str, Any], distillation: DistillationInputs
+) -> DistillationOutput:
+    """Decoder, shift by one token, op. `inputs` holds (B, T) `input_ids` and `labels`.
+
+    Labels follow the convention of transformers: position t predicts labels[t + 1].
+    """
+    states = hidden_states(model, inputs)
+    head = output_head(model)
+    teacher_hidden = distillation.teacher_hidden
+    result = _op(
+        _predicting(states),
+        head,
+        inputs["labels"][:, 1:].flatten(),
+        distillation.rule,
+        None if teacher_hidden is None else _predicting(teacher_hidden),
+        distillation.teacher_head,
+    )
+    return DistillationOutput(
+        loss=result.loss,
+        logits=head.logits(states) if distillation.with_logits else None,
+        tokens=result.tokens,
+        negative_log_likelihood=result.negative_log_likelihood,
+        forward_kl=result.forward_kl,
+        teacher_is_right=result.teacher_is_right,
+        mixing=result.mixing,
+    )
+
+
+def _predicting(states: Tensor) -> Tensor:
+    """(B * (T - 1), H): the states that predict a token of their own sequence."""
+    return states[:, :-1].flatten(0, 1)
+
+
+# The op is one opaque step: tracing its loop over chunks would unroll it.
+_op = torch.compiler.disable(linear_distillation)
