@@ -1,0 +1,276 @@
+"""The configuration: transformers' TrainingArguments with a few fields and the paper's defaults."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers import TrainingArguments
+
+from minifinetuning.errors import InputError
+from minifinetuning.objectives import OBJECTIVES, check_tau, needs_teacher
+
+__all__ = [
+    "AdapterConfig",
+    "DataConfig",
+    "GeneralConfig",
+    "MFTConfig",
+    "ModelConfig",
+    "ReferenceConfig",
+    "TextConfig",
+]
+
+
+@dataclass
+class ModelConfig:
+    """The model that is adapted."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "The dtype that the weights are held in: float32, bfloat16, float16, auto."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the model's folder brings along."}
+    )
+
+
+@dataclass
+class AdapterConfig:
+    """An adapter in place of full finetuning."""
+
+    _argument_group_name: ClassVar[str] = "adapter"
+
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
+    )
+    rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
+
+
+@dataclass(kw_only=True)
+class TextConfig:
+    """How texts are read, split by document and packed into sequences."""
+
+    _argument_group_name: ClassVar[str] = "text"
+
+    text_field: str | None = field(
+        default=None, metadata={"help": "The column of text, where a table has several."}
+    )
+    skip_unreadable: bool = field(
+        default=False,
+        metadata={"help": "Skip binary and non-UTF-8 files in place of refusing them."},
+    )
+    train_tokens: str = field(
+        default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
+    )
+    validation_tokens: str = field(
+        default="0.5M",
+        metadata={
+            "help": "Validation tokens at most, of each text; 10 %% of it where that is less."
+        },
+    )
+    sequence_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a sequence; where nothing is said 2048, or the model's limit."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class DataConfig(TextConfig):
+    """The texts of a run: the specialized one, and general text to measure forgetting on."""
+
+    data: list[str] = field(
+        metadata={"help": "The specialized text: files, folders, globs or a datasets id."}
+    )
+    general: list[str] | None = field(
+        default=None,
+        metadata={"help": "General text, never trained on: what forgetting (DG) is measured on."},
+    )
+
+
+@dataclass(kw_only=True)
+class GeneralConfig(TextConfig):
+    """The text that a reference is prepared on."""
+
+    general: list[str] = field(
+        metadata={"help": "The general text: files, folders, globs or a datasets id."}
+    )
+
+
+@dataclass
+class MFTConfig(TrainingArguments):
+    """`TrainingArguments` with the objective, the forgetting budget, and the paper's defaults.
+
+    1000 steps of 16 sequences with AdamW and tau = 0.25 (section 3.1); ten evaluations on the way,
+    and the checkpoint of least specialized perplexity is kept. The paper does not name its learning
+    rate and schedule: the defaults here come from trials described in docs/defaults.md, and are the
+    same for every objective. Raises InputError for values that cannot be.
+    """
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    objective: str = field(
+        default="mft", metadata={"help": f"What is trained: {', '.join(OBJECTIVES)}."}
+    )
+    tau: float = field(
+        default=0.25,
+        metadata={"help": "Target correction in [0, 1]: 0 stays closest to the model, 1 is ft."},
+    )
+    max_degeneralization: float | None = field(
+        default=None,
+        metadata={"help": "Stop once DG exceeds this many %%, and keep what came before."},
+    )
+    target_specialization: float | None = field(
+        default=None, metadata={"help": "Stop once S has reached this many %%."}
+    )
+
+    # Defaults of TrainingArguments that minifinetuning sets differently.
+    output_dir: str | None = field(default=None, metadata={"help": "Where the result is written."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace a previous run in output_dir."}
+    )
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "Sequences of a forward pass on a device."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4, metadata={"help": "Forward passes of an optimizer step."}
+    )
+    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate of AdamW."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "How the learning rate falls."}
+    )
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Warm-up: steps, or a share of max_steps if below 1."}
+    )
+    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch."})
+    eval_steps: float | None = field(
+        default=0.1, metadata={"help": "Steps between evaluations, or a share of max_steps."}
+    )
+    save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best."})
+    save_steps: float = field(
+        default=0.1, metadata={"help": "Steps between checkpoints, or a share of max_steps."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints kept beside the best one."}
+    )
+    logging_steps: float = field(
+        default=0.01, metadata={"help": "Steps between log lines, or a share of max_steps."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint by specialized perplexity."}
+    )
+    metric_for_best_model: str | None = field(
+        default="eval_selection_perplexity",
+        metadata={
+            "help": "Specialized perplexity, infinite where the forgetting budget is broken."
+        },
+    )
+    greater_is_better: bool | None = field(
+        default=False, metadata={"help": "Whether metric_for_best_model is better when larger."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Columns that the model does not take are ignored anyway."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; here they stop the run."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "bfloat16 autocast; if not said, wherever the device is fast at it."},
+    )
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "No progress bars."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser needs this order
+        default="none", metadata={"help": "Experiment trackers: tensorboard, wandb, …"}
+    )
+
+    def __post_init__(self) -> None:
+        self._check_own_fields()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and bfloat16_pays(self.use_cpu)
+        # Without an accelerator transformers wants to be told so before it allows bfloat16.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+    def _check_own_fields(self) -> None:
+        if self.output_dir is None:
+            raise InputError("--output_dir is missing: name the folder that the result goes to")
+        if self.objective not in OBJECTIVES:
+            raise InputError(
+                f"--objective {self.objective} is not known: choose one of {', '.join(OBJECTIVES)}"
+            )
+        try:
+            check_tau(self.tau)
+        except ValueError as error:
+            raise InputError(f"--{error}") from error
+        for name in ("max_degeneralization", "target_specialization"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise InputError(f"--{name} is a percentage above 0, got {limit}")
+        if self.learning_rate <= 0:
+            raise InputError(f"--learning_rate must be above 0, got {self.learning_rate}")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the objective distils from the starting model."""
+        return needs_teacher(self.objective)
+
+    @property
+    def watches_forgetting(self) -> bool:
+        """Whether a run without general text follows KL(p_T || p_S), which needs a teacher."""
+        return True
+
+    def summary(self) -> dict[str, Any]:
+        """The fields that differ from the defaults of this class, and the project's own ones."""
+        own = {
+            "objective",
+            "tau",
+            "learning_rate",
+            "lr_scheduler_type",
+            "max_steps",
+            "seed",
+            "bf16",
+        }
+        default = type(self)(output_dir=self.output_dir).to_dict()
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name in own or value != default.get(name)
+        }
+
+
+@dataclass
+class ReferenceConfig(MFTConfig):
+    """Light tuning on general text: one epoch of plain finetuning, stopped once it no longer helps.
+
+    The paper's section 3.1 ("Process"): at most 4M unique tokens of general text, and the
+    checkpoint of least validation perplexity. Step 0, the model as given, is a candidate.
+    """
+
+    objective: str = field(default="ft", metadata={"help": "What is trained."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the general text."})
+    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
+    patience: int = field(
+        default=3, metadata={"help": "Evaluations without a lower perplexity before it stops."}
+    )
+
+    @property
+    def watches_forgetting(self) -> bool:
+        """The model that this run departs from is not one to stay close to."""
+        return False
+
+
+def bfloat16_pays(use_cpu: bool = False) -> bool:
+    """Whether this device multiplies bfloat16 matrices in hardware."""
+    if torch.cuda.is_available() and not use_cpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

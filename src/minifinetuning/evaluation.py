@@ -1,0 +1,188 @@
+"""A model and texts to perplexities, and two models' perplexities to a metrics record."""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from minifinetuning.metrics import SequenceLosses, changes
+from minifinetuning.models.causal import causal_model, evaluating
+from minifinetuning.models.student import DistillationInputs, distillation_output
+from minifinetuning.objectives import finetuning
+from minifinetuning.teachers import Teacher
+
+__all__ = [
+    "GENERAL",
+    "SPECIALIZED",
+    "Sequences",
+    "TextScores",
+    "collate",
+    "comparison",
+    "text_scores",
+]
+
+SPECIALIZED, GENERAL = "specialized", "general"
+"""The names of the two validation texts, in `eval_dataset` and in every metric."""
+
+
+class Sequences(Protocol):
+    """A dataset of token sequences: `PackedSequences`, a `datasets.Dataset`, a list of dicts."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """One model on one validation text, per sequence (n,).
+
+    `forward_kl` is the sum over the sequence's tokens of KL(p_T || p_S) in nats, None without a
+    teacher to compare with.
+    """
+
+    losses: SequenceLosses
+    forward_kl: Tensor | None = None
+
+    @property
+    def perplexity(self) -> float:
+        return self.losses.perplexity
+
+    @property
+    def mean_forward_kl(self) -> float | None:
+        """KL(p_T || p_S) in nats per predicted token."""
+        if self.forward_kl is None:
+            return None
+        return float(self.forward_kl.sum() / self.losses.tokens.sum())
+
+
+def collate(examples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Examples of `input_ids`, maybe `attention_mask` and `labels`, to a batch of (B, T) tensors.
+
+    Shorter sequences are padded at their end. Missing labels are the input ids. Padding, and the
+    first token of a sequence, which nothing predicts, get the label -100, so that counting labels
+    counts predictions.
+    """
+    rows = [
+        {name: torch.as_tensor(example[name]) for name in example if name in _COLUMNS}
+        for example in examples
+    ]
+    length = max(len(row["input_ids"]) for row in rows)
+    batch: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+    for row in rows:
+        tokens = row["input_ids"].long()
+        mask = row.get("attention_mask", torch.ones_like(tokens)).long()
+        labels = row.get("labels", tokens).long().masked_fill(mask == 0, -100)
+        labels[0] = -100
+        room = (0, length - len(tokens))
+        for name, values, filler in (
+            ("input_ids", tokens, 0),
+            ("attention_mask", mask, 0),
+            ("labels", labels, -100),
+        ):
+            batch[name].append(torch.nn.functional.pad(values, room, value=filler))
+    return {name: torch.stack(values) for name, values in batch.items()}
+
+
+_COLUMNS = ("input_ids", "attention_mask", "labels")
+
+
+def text_scores(
+    model: PreTrainedModel | PeftModel,
+    sequences: Sequences,
+    *,
+    batch_size: int = 8,
+    teacher: Teacher | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+    process: tuple[int, int] = (0, 1),
+    description: str | None = None,
+) -> TextScores:
+    """Score every sequence, through the same op as training, so no (B, T, V) logits are held.
+
+    With `teacher` the forward KL to it comes along. `process` = (rank, world size) scores every
+    world-size-th batch and leaves zeros elsewhere, so that a sum over processes is whole.
+    `description` names a progress bar.
+    """
+    count = len(sequences)
+    device = causal_model(model).device
+    likelihood = torch.zeros(count, dtype=torch.float64)
+    tokens = torch.zeros(count, dtype=torch.int64)
+    forward_kl = torch.zeros(count, dtype=torch.float64)
+    rank, world_size = process
+    starts = range(rank * batch_size, count, world_size * batch_size)
+    bar = tqdm(starts, desc=description, unit="batch", leave=False, disable=description is None)
+    with evaluating(model), autocast or nullcontext():
+        for start in bar:
+            rows = slice(start, min(start + batch_size, count))
+            examples = [sequences[index] for index in range(rows.start, rows.stop)]
+            batch = {name: values.to(device) for name, values in collate(examples).items()}
+            inputs = DistillationInputs(
+                rule=finetuning,
+                teacher_hidden=None if teacher is None else teacher.hidden_states(batch),
+                teacher_head=None if teacher is None else teacher.head,
+            )
+            output = distillation_output(causal_model(model), batch, inputs)
+            by_sequence = (len(examples), -1)
+            assert output.negative_log_likelihood is not None
+            likelihood[rows] = _row_sums(output.negative_log_likelihood, by_sequence)
+            tokens[rows] = batch["labels"][:, 1:].ne(-100).sum(1).cpu()
+            if output.forward_kl is not None:
+                forward_kl[rows] = _row_sums(output.forward_kl, by_sequence)
+    losses = SequenceLosses(likelihood, tokens)
+    return TextScores(losses, None if teacher is None else forward_kl)
+
+
+def _row_sums(values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return values.view(shape).double().sum(1).cpu()
+
+
+def comparison(
+    reference: Mapping[str, TextScores], tuned: Mapping[str, TextScores]
+) -> dict[str, Any]:
+    """What tuning gained and lost: the head of `metrics.json`.
+
+    Keys: `reference` and `tuned` (each `specialized_perplexity`, `general_perplexity`),
+    `specialization` and `degeneralization` in %, `ratio`, `intervals` (95 %, paired bootstrap over
+    sequences) and `forward_kl` in nats per token. What needs general text is None without it, and
+    so is a bound that is infinite.
+    """
+    pairs = {name: (reference[name].losses, tuned[name].losses) for name in reference}
+    change = changes(pairs[SPECIALIZED], pairs.get(GENERAL))
+    return {
+        "reference": _perplexities(reference),
+        "tuned": _perplexities(tuned),
+        "specialization": change.specialization,
+        "degeneralization": change.degeneralization,
+        "ratio": _finite(change.ratio),
+        "intervals": {
+            "level": 0.95,
+            "specialization": _bounds(change.specialization_interval),
+            "degeneralization": _bounds(change.degeneralization_interval),
+            "ratio": _bounds(change.ratio_interval),
+        },
+        "forward_kl": tuned[SPECIALIZED].mean_forward_kl,
+    }
+
+
+def _perplexities(scores: Mapping[str, TextScores]) -> dict[str, float | None]:
+    general = scores.get(GENERAL)
+    return {
+        "specialized_perplexity": scores[SPECIALIZED].perplexity,
+        "general_perplexity": None if general is None else general.perplexity,
+    }
+
+
+def _bounds(interval: tuple[float, float] | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(bound) for bound in interval]
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return value if value is not None and math.isfinite(value) else None

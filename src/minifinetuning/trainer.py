@@ -1,0 +1,356 @@
+"""`MFTTrainer`: transformers' Trainer with the distillation loss, and forgetting measured."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
+from minifinetuning.config import MFTConfig
+from minifinetuning.errors import InputError, TrainingDivergedError
+from minifinetuning.evaluation import (
+    GENERAL,
+    SPECIALIZED,
+    Sequences,
+    TextScores,
+    collate,
+    text_scores,
+)
+from minifinetuning.metrics import degeneralization, ratio, specialization
+from minifinetuning.models.causal import causal_model, check_halves
+from minifinetuning.models.loading import load_model, load_tokenizer
+from minifinetuning.models.student import (
+    DistillationInputs,
+    DistillationOutput,
+    attach_distillation,
+)
+from minifinetuning.objectives import rule
+from minifinetuning.teachers import Teacher, teacher_of
+
+__all__ = ["MFTTrainer", "last_complete_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class MFTTrainer(Trainer):  # type: ignore[misc]
+    """Adapts a causal language model while measuring what it gains and what it forgets.
+
+        trainer = MFTTrainer(
+            model="path/or/id",
+            args=MFTConfig(output_dir="adapted"),
+            train_dataset=corpus.train,
+            eval_dataset={"specialized": corpus.validation, "general": general.validation},
+        )
+        trainer.train()
+
+    Datasets hold `input_ids` and, if they like, `attention_mask` and `labels`, by the conventions
+    of transformers. `eval_dataset` is a dict with "specialized" and, where there is general text,
+    "general"; a dataset alone is the specialized one. Without general text DG cannot be measured,
+    and KL(p_T || p_S) on the specialized text is logged as the signal of forgetting.
+
+    The model as given is the reference: the teacher, and what S and DG are relative to. With
+    `peft_config` the adapters are made here. Raises InputError for a model that cannot be trained.
+    """
+
+    args: MFTConfig
+    model: PreTrainedModel | PeftModel
+    eval_dataset: dict[str, Sequences] | None
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: MFTConfig,
+        train_dataset: Sequences | None = None,
+        eval_dataset: Sequences | Mapping[str, Sequences] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(model, str):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_model(model)
+        check_halves(model)
+        if peft_config is not None:
+            set_seed(args.seed)
+            model = get_peft_model(model, peft_config)
+        if args.n_gpu > 1:
+            logger.warning("one process trains on one GPU: use `accelerate launch` for the others")
+            args._n_gpu = 1
+        self._sums = _LogSums()
+        self.budget = Budget(args.max_degeneralization, args.target_specialization)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=kwargs.pop("data_collator", collate),
+            train_dataset=train_dataset,
+            eval_dataset=_named_texts(eval_dataset),
+            processing_class=processing_class,
+            callbacks=[
+                self.budget,
+                StartingPoint(self._save_starting_weights, self._reference_perplexity),
+                *(callbacks or []),
+            ],
+            **kwargs,
+        )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressLine())
+        self.rule = rule(args.objective, args.tau)
+        self.reference: dict[str, TextScores] | None = None
+        self._scores_by_step: dict[int, dict[str, TextScores]] = {}
+        without_general = self.eval_dataset is not None and GENERAL not in self.eval_dataset
+        watches_kl = args.watches_forgetting and without_general
+        if watches_kl:
+            logger.warning(
+                "no general text: DG cannot be measured; KL(p_T || p_S) on the specialized "
+                "validation text is logged in its place"
+            )
+        self.teacher: Teacher | None = None
+        if args.needs_teacher or watches_kl:
+            self.teacher = teacher_of(self.model)
+        self._watches_kl = watches_kl
+        attach_distillation(causal_model(self.model))
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The summed loss of the batch over the number of predicted tokens of the whole step."""
+        outputs = model(**inputs, distillation=self._distillation_inputs(inputs, return_outputs))
+        self._sums.add(outputs)
+        count = outputs.tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        loss = outputs.loss / count
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # The count is of all processes, and data parallel averages their gradients.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _distillation_inputs(
+        self, inputs: dict[str, Any], with_logits: bool = False
+    ) -> DistillationInputs:
+        if self.teacher is None or not self.args.needs_teacher:
+            return DistillationInputs(self.rule, with_logits=with_logits)
+        # The student's own forward is under autocast by accelerate's wrapper; the teacher's is not.
+        with self.accelerator.autocast():
+            hidden = self.teacher.hidden_states(inputs)
+        return DistillationInputs(self.rule, hidden, self.teacher.head, with_logits)
+
+    # Evaluation
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Perplexities, S and DG in %, DG/S, against the reference; logged like any evaluation.
+
+        `selection_perplexity` is the specialized perplexity where the forgetting budget holds and
+        infinite where it is broken: what the best checkpoint is chosen by.
+        """
+        start = time.perf_counter()
+        own = eval_dataset is None
+        scores = self.scores(eval_dataset)
+        if own:
+            self.reference = self.reference or scores
+            self._scores_by_step[self.state.global_step] = scores
+        values = self._measured(scores, self.reference if own else None)
+        values["runtime"] = time.perf_counter() - start
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self._require_finite(values["loss"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def scores(self, texts: Any = None) -> dict[str, TextScores]:
+        """The model as it is now on each validation text, sequence by sequence."""
+        named = self.eval_dataset if texts is None else _named_texts(texts)
+        if not named:
+            raise InputError("no validation text: pass eval_dataset")
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        return {
+            name: self._summed(
+                text_scores(
+                    self.accelerator.unwrap_model(self.model),
+                    text,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    teacher=self.teacher if self._watches_kl and name == SPECIALIZED else None,
+                    autocast=self.accelerator.autocast(),
+                    process=(rank, world_size),
+                    description=None if self.args.disable_tqdm or rank else f"evaluating: {name}",
+                )
+            )
+            for name, text in named.items()
+        }
+
+    def _summed(self, scores: TextScores) -> TextScores:
+        """Each process scored its share and left zeros elsewhere."""
+        if self.accelerator.num_processes == 1:
+            return scores
+
+        def over_processes(values: Tensor) -> Tensor:
+            whole: Tensor = self.accelerator.reduce(values.to(self.accelerator.device))
+            return whole.cpu()
+
+        losses = type(scores.losses)(
+            over_processes(scores.losses.negative_log_likelihood),
+            over_processes(scores.losses.tokens),
+        )
+        kl = scores.forward_kl
+        return TextScores(losses, None if kl is None else over_processes(kl))
+
+    def _measured(
+        self, scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None
+    ) -> dict[str, float]:
+        values = {f"{name}_perplexity": score.perplexity for name, score in scores.items()}
+        first = scores.get(SPECIALIZED) or next(iter(scores.values()))
+        values["loss"] = math.log(first.perplexity)
+        if first.mean_forward_kl is not None:
+            values["forward_kl"] = first.mean_forward_kl
+        if reference is None or SPECIALIZED not in scores:
+            return values
+        gained = specialization(reference[SPECIALIZED].perplexity, first.perplexity)
+        values["specialization"] = gained
+        lost = None
+        if GENERAL in scores:
+            lost = degeneralization(reference[GENERAL].perplexity, scores[GENERAL].perplexity)
+            values["degeneralization"] = lost
+            if gained:
+                values["ratio"] = ratio(lost, gained)
+        holds = within_budget(lost, self.args.max_degeneralization)
+        values["selection_perplexity"] = first.perplexity if holds else math.inf
+        return values
+
+    # The run
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train as Trainer does, the reference measured first, on the weights training starts from.
+
+        `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
+        """
+        if self.eval_dataset is not None and self.reference is None:
+            self.reference = self.scores()
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(self._folder)
+            if found is None:
+                raise InputError(f"--output_dir {self.args.output_dir} holds no whole checkpoint")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None, "TrainingArguments gives it a name"
+        return Path(self.args.output_dir)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model holds once training has ended: the best one's."""
+        best = self.state.best_model_checkpoint
+        if not (self.args.load_best_model_at_end and best):
+            return int(self.state.global_step)
+        return int(Path(best).name.rpartition("-")[2])
+
+    def kept_scores(self) -> dict[str, TextScores]:
+        """The scores of the kept step: remembered, or measured again in a resumed run."""
+        if self.kept_step == 0 and self.reference is not None:
+            return self.reference
+        return self._scores_by_step.get(self.kept_step) or self.scores()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as Trainer does, with the means over the tokens of the steps since the last time."""
+        if "loss" in logs:
+            self._require_finite(logs["loss"])
+            logs = {**logs, **self._sums.drained()}
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._require_finite(float(self._tr_loss))
+        super()._save_checkpoint(model, trial)
+
+    def _save_starting_weights(self, folder: Path) -> None:
+        if not folder.exists():
+            self.save_model(str(folder))
+
+    def _reference_perplexity(self) -> float:
+        return math.inf if self.reference is None else self.reference[SPECIALIZED].perplexity
+
+    def _require_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        kept = last_complete_checkpoint(self._folder)
+        raise TrainingDivergedError(
+            f"the loss is {loss} at step {self.state.global_step}: lower --learning_rate "
+            f"(it is {self.args.learning_rate}); "
+            + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet")
+        )
+
+
+class _LogSums:
+    """Sums over tokens of what the op says about them, kept on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, outputs: DistillationOutput) -> None:
+        for name in ("tokens", "forward_kl", "teacher_is_right", "mixing"):
+            values = getattr(outputs, name)
+            if outputs.forward_kl is not None:
+                self.sums[name] = self.sums.get(name, 0.0) + values.detach().sum().float()
+
+    def drained(self) -> dict[str, float]:
+        """Means per token since the last call: KL in nats, share where the teacher is right, m."""
+        sums, self.sums = self.sums, {}
+        tokens = float(sums.pop("tokens", torch.zeros(())))
+        return {name: float(total) / tokens for name, total in sums.items()} if tokens else {}
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step that is whole: its state, written last, can be read."""
+    found = []
+    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
+        try:
+            found.append((int(json.loads(state.read_text())["global_step"]), state.parent))
+        except (ValueError, KeyError):
+            continue
+    return max(found)[1] if found else None
+
+
+def _named_texts(
+    texts: Sequences | Mapping[str, Sequences] | None,
+) -> dict[str, Sequences] | None:
+    if texts is None:
+        return None
+    named = dict(texts) if isinstance(texts, dict) else {SPECIALIZED: texts}
+    if SPECIALIZED not in named:
+        raise InputError(
+            f'eval_dataset needs the key "{SPECIALIZED}", got {", ".join(map(str, named))}'
+        )
+    return named  # type: ignore[return-value]
