@@ -1,0 +1,117 @@
+"""The README.md of a tuned checkpoint: what was done to it, what that gained, what it cost."""
+
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
+
+__all__ = ["model_card"]
+
+_OBJECTIVES = {
+    "ft": "plain finetuning on the text itself (hard labels)",
+    "mft": (
+        "minifinetuning, a corrective self-distillation. Each token's target is the prediction of "
+        "the frozen starting model, corrected towards the true token just enough: where the "
+        "starting model is wrong, the true token leads its favourite by τ, and where it is right, "
+        "the true token gains τ in probability"
+    ),
+    "corrective": (
+        "corrective finetuning: distillation from the frozen starting model where that is right, "
+        "and plain finetuning where it is wrong"
+    ),
+    "single_correction": (
+        "single correction: distillation from the frozen starting model, corrected only where that "
+        "is wrong, just enough for the true token to lead its favourite by τ"
+    ),
+    "distillation": "distillation from the frozen starting model alone",
+}
+_WITH_TAU = {"mft", "single_correction"}
+
+
+def model_card(metrics: Metrics) -> str:
+    """Markdown with YAML front matter, as the Hugging Face hub reads it.
+
+    Names of files and folders appear without the folders that they lie in.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = files("minifinetuning.report").joinpath("model_card.md.jinja")
+    configuration = metrics["configuration"]
+    model = str(configuration["model"])
+    objective = configuration["objective"]
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        metrics=metrics,
+        adapter=_shown(configuration.get("adapter") or ""),
+        is_on_hub=_is_hub_id(model),
+        model=_shown(model),
+        method=_OBJECTIVES.get(objective, objective),
+        tau=configuration["tau"] if objective in _WITH_TAU else None,
+        data_table=_data_table(metrics["data"]),
+        result_table=_result_table(metrics),
+        setting_table=_setting_table(metrics),
+        quoted=json.dumps,
+    )
+
+
+def _data_table(data: Mapping[str, Any]) -> str:
+    rows = [["text", "files", "documents", "training tokens", "validation tokens"]]
+    for name, summary in data.items():
+        if summary is not None:
+            counts = [summary[key] for key in ("documents", "train_tokens", "validation_tokens")]
+            names = ", ".join(_shown(source) for source in summary["sources"])
+            rows.append([name, names, *(f"{count:,}" for count in counts)])
+    return markdown_table(rows)
+
+
+def _result_table(metrics: Metrics) -> str:
+    rows = [["text", "perplexity before", "perplexity after", "change"]]
+    changes = {"specialized": ("S", "specialization"), "general": ("DG", "degeneralization")}
+    for text, (letter, name) in changes.items():
+        if metrics[name] is not None:
+            before, after = (
+                f"{metrics[model][f'{text}_perplexity']:.2f}" for model in ("reference", "tuned")
+            )
+            rows.append([text, before, after, f"{letter} = {percent(metrics, name)} %"])
+    if metrics["ratio"] is not None:
+        rows.append(["", "", "", f"DG/S = {ratio(metrics)}"])
+    return markdown_table(rows)
+
+
+def _setting_table(metrics: Metrics) -> str:
+    """Configuration, device and versions; what was not set is left out."""
+    settings = {
+        **metrics["configuration"],
+        "step kept": metrics["step"],
+        "seed": metrics["seed"],
+        "device": metrics["device"],
+        **metrics["versions"],
+    }
+    shown = [[name, _shown(value)] for name, value in settings.items() if value is not None]
+    return markdown_table([["setting", "value"], *shown])
+
+
+def _shown(value: object) -> str:
+    """A setting in one cell. A path shows its last part only: the rest is the author's business."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_shown(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value)
+    text = str(value)
+    if _is_hub_id(text) or not re.search(r"[/\\]", text):
+        return text
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def _is_hub_id(name: str) -> bool:
+    """Like "owner/model", and no file or folder of that name lies here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()

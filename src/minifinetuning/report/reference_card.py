@@ -1,0 +1,33 @@
+"""The README.md of a prepared reference checkpoint."""
+
+from pathlib import Path
+
+from minifinetuning.report.tables import Metrics
+
+__all__ = ["reference_card"]
+
+
+def reference_card(metrics: Metrics) -> str:
+    """Markdown with YAML front matter; no folder of the machine that made it is named."""
+    configuration, summary = metrics["configuration"], metrics["data"]["general"]
+    model = Path(str(configuration["model"])).name
+    sources = ", ".join(Path(source).name for source in summary["sources"])
+    before = metrics["reference"]["general_perplexity"]
+    after = metrics["tuned"]["general_perplexity"]
+    return f"""---
+library_name: {"peft" if configuration.get("adapter") else "transformers"}
+pipeline_tag: text-generation
+tags:
+- minifinetuning
+---
+
+# {model}, prepared as a reference
+
+`{model}` was lightly finetuned on general text ({sources}: {summary["train_tokens"]:,} tokens,
+learning rate {configuration["learning_rate"]:g}) and the step of least validation perplexity was
+kept: step {metrics["step"]} of {metrics["last_step"]}, perplexity {before:.2f} before and
+{after:.2f} after on {summary["validation_tokens"]:,} held-out tokens.
+
+It is where a comparison of finetuning methods starts from: without it the first prose that the
+model is trained on improves its general perplexity, and what a method forgets cannot be seen.
+"""
