@@ -1,0 +1,291 @@
+"""One run, whole: texts and a model in, a checkpoint with its model card and metrics.json out."""
+
+import logging
+import math
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from minifinetuning.config import (
+    AdapterConfig,
+    MFTConfig,
+    ModelConfig,
+    TextConfig,
+)
+from minifinetuning.data import Corpus, read_corpus, token_count
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
+from minifinetuning.experiments.run_folder import prepare_folder, publish, write_atomically
+from minifinetuning.models.adapters import adapter_config
+from minifinetuning.models.causal import causal_model
+from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
+from minifinetuning.report import model_card
+from minifinetuning.trainer import MFTTrainer
+
+__all__ = [
+    "Adaptation",
+    "Texts",
+    "adapt",
+    "publish_result",
+    "read_texts",
+    "require_folder",
+    "trained",
+]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SEQUENCE_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A finished run: the content of its metrics.json, and the reference's scores for the next."""
+
+    metrics: dict[str, Any]
+    reference: dict[str, TextScores]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a run reads: the specialized corpus, the general one if any, and their tokenizer."""
+
+    specialized: Corpus
+    general: Corpus | None
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def validation(self) -> dict[str, Any]:
+        """The validation sequences by name, as `MFTTrainer` takes them."""
+        texts = {SPECIALIZED: self.specialized.validation}
+        if self.general is not None:
+            texts[GENERAL] = self.general.validation
+        return texts
+
+    def summary(self) -> dict[str, Any]:
+        """For metrics.json."""
+        return {
+            SPECIALIZED: asdict(self.specialized.summary),
+            GENERAL: None if self.general is None else asdict(self.general.summary),
+        }
+
+
+def read_texts(
+    model: ModelConfig,
+    text: TextConfig,
+    specialized: list[str],
+    general: list[str] | None,
+    *,
+    seed: int,
+    with_train: bool = True,
+    progress: bool = True,
+) -> Texts:
+    """Read, split and pack the texts with the model's tokenizer, and print what they came to.
+
+    Of the general text only the validation side is taken. Raises InputError for input that cannot
+    be used.
+    """
+    tokenizer = load_tokenizer(model.model, trust_remote_code=model.trust_remote_code)
+    limit = model_limit(model.model, trust_remote_code=model.trust_remote_code)
+    length = text.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
+    if limit is not None and length > limit:
+        raise InputError(
+            f"--sequence_length {length} is above the model's limit of {limit} tokens: lower it"
+        )
+
+    def corpus(sources: list[str], with_train: bool) -> Corpus:
+        found = read_corpus(
+            sources,
+            tokenizer,
+            sequence_length=length,
+            train_tokens=token_count(text.train_tokens),
+            validation_tokens=token_count(text.validation_tokens),
+            seed=seed,
+            text_field=text.text_field,
+            skip_unreadable=text.skip_unreadable,
+            with_train=with_train,
+            progress=progress,
+        )
+        print(found.summary, file=sys.stderr)
+        return found
+
+    return Texts(
+        corpus(specialized, with_train), corpus(general, False) if general else None, tokenizer
+    )
+
+
+def require_folder(training: MFTConfig) -> None:
+    """Refuse, or clear, the output folder: worth knowing before the texts are read."""
+    prepare_folder(
+        Path(str(training.output_dir)),
+        overwrite=training.overwrite_output_dir,
+        resume=bool(training.resume_from_checkpoint),
+    )
+
+
+def adapt(
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    texts: Texts,
+    training: MFTConfig,
+    *,
+    reference: dict[str, TextScores] | None = None,
+) -> Adaptation:
+    """Train, evaluate, and write the result into `training.output_dir`.
+
+    The folder then holds what `AutoModelForCausalLM.from_pretrained` (or `PeftModel`) loads, the
+    tokenizer, a model card and metrics.json, all renamed into place once they are whole.
+    `reference` saves measuring the starting model where the caller has its scores already.
+    Raises InputError before training starts where the run cannot be, TrainingDivergedError where
+    the loss stops being finite.
+    """
+    require_folder(training)
+    trainer, metrics = trained(model, adapter, texts, training, reference=reference)
+    publish_result(trainer, metrics, model_card(metrics))
+    _warn_of_unprepared_reference(metrics)
+    assert trainer.reference is not None
+    return Adaptation(metrics, trainer.reference)
+
+
+def trained(
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    texts: Texts,
+    training: MFTConfig,
+    *,
+    callbacks: list[TrainerCallback] | None = None,
+    reference: dict[str, TextScores] | None = None,
+) -> tuple[MFTTrainer, dict[str, Any]]:
+    """The trainer after its run, holding the kept weights, and the content of metrics.json."""
+    student = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+    uses_cache = student.config.use_cache
+    trainer = MFTTrainer(
+        model=student,
+        args=training,
+        train_dataset=texts.specialized.train,
+        eval_dataset=texts.validation,
+        processing_class=texts.tokenizer,
+        peft_config=(
+            adapter_config(adapter.adapter, student, adapter.rank) if adapter.adapter else None
+        ),
+        callbacks=callbacks,
+    )
+    trainer.reference = reference
+    output = trainer.train(_resume_argument(training.resume_from_checkpoint))
+    # Trainer turns the cache off for training; the model that people load should generate with it.
+    causal_model(trainer.model).config.use_cache = uses_cache
+    return trainer, _metrics(trainer, output.metrics, model, adapter, texts)
+
+
+def _resume_argument(value: str | None) -> str | bool | None:
+    """The command line knows strings only: `--resume_from_checkpoint True` is the last one."""
+    if isinstance(value, str) and value.lower() in ("true", "yes", "1", "last"):
+        return True
+    return value
+
+
+def _metrics(
+    trainer: MFTTrainer,
+    train_metrics: dict[str, float],
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    texts: Texts,
+) -> dict[str, Any]:
+    """The content of metrics.json."""
+    assert trainer.reference is not None
+    training = trainer.args
+    method = f"{adapter.adapter}+{training.objective}" if adapter.adapter else training.objective
+    configuration = {"model": model.model, "dtype": model.dtype, **training.summary()}
+    if adapter.adapter:
+        configuration |= {"adapter": adapter.adapter, "rank": adapter.rank}
+    return {
+        "method": method,
+        **comparison(trainer.reference, trainer.kept_scores()),
+        "step": trainer.kept_step,
+        "last_step": trainer.state.global_step,
+        "stopped": trainer.budget.reason,
+        "history": _history(trainer),
+        "data": texts.summary(),
+        "configuration": configuration,
+        "versions": _versions(),
+        "device": _device_name(trainer.args.device),
+        "seed": training.seed,
+        "tokens_per_second": _tokens_per_second(
+            trainer, train_metrics, texts.specialized.summary.sequence_length
+        ),
+    }
+
+
+def _history(trainer: MFTTrainer) -> list[dict[str, Any]]:
+    """One entry per evaluation, the reference as step 0."""
+    names = ("specialization", "degeneralization", "ratio", "forward_kl")
+    texts = tuple(f"{name}_perplexity" for name in (SPECIALIZED, GENERAL))
+    assert trainer.reference is not None
+    start: dict[str, Any] = {"step": 0, "specialization": 0.0}
+    start |= {f"{name}_perplexity": score.perplexity for name, score in trainer.reference.items()}
+    if GENERAL in trainer.reference:
+        start["degeneralization"] = 0.0
+    entries = [start]
+    for log in trainer.state.log_history:
+        if "eval_specialization" in log and log["step"] > 0:
+            values = {name: log.get(f"eval_{name}") for name in (*names, *texts)}
+            entries.append(
+                {"step": log["step"]} | {k: v for k, v in values.items() if v is not None}
+            )
+    return entries
+
+
+def _tokens_per_second(
+    trainer: MFTTrainer, train_metrics: dict[str, float], sequence_length: int
+) -> float | None:
+    """Training tokens a second, evaluations not counted; None in a resumed run that did nothing."""
+    evaluating = sum(log.get("eval_runtime", 0.0) for log in trainer.state.log_history)
+    seconds = train_metrics["train_runtime"] - evaluating
+    steps = trainer.state.global_step - trainer._initial_global_step
+    sequences = steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    tokens = sequences * trainer.args.world_size * sequence_length
+    return tokens / seconds if seconds > 0 and tokens else None
+
+
+def _versions() -> dict[str, str]:
+    packages = ("minifinetuning", "torch", "transformers", "peft", "accelerate", "datasets")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def publish_result(trainer: MFTTrainer, metrics: dict[str, Any], card: str) -> None:
+    """Write model, tokenizer, card and metrics.json beside their place, then rename them in."""
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(str(trainer.args.output_dir))
+    staged = folder / ".result-incomplete"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged)
+    if trainer.processing_class is not None:
+        trainer.processing_class.save_pretrained(staged)
+    write_atomically(staged / "README.md", card)
+    write_atomically(staged / "metrics.json", metrics)
+    publish(staged, folder)
+
+
+def _warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:
+    lost = metrics["degeneralization"]
+    if lost is not None and lost < 0 and not math.isclose(lost, 0.0, abs_tol=1e-9):
+        logger.warning(
+            "DG is negative (%.2f %%): training improved the general text, so the reference was "
+            "not prepared and S and DG do not mean what they should; run `mft prepare-reference` "
+            "first and give its output as --model",
+            lost,
+        )

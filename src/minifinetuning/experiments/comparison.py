@@ -1,0 +1,67 @@
+"""Two models already there, on the same texts: `mft evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minifinetuning.config import DataConfig, ModelConfig, bfloat16_pays
+from minifinetuning.evaluation import TextScores, comparison, text_scores
+from minifinetuning.experiments.adaptation import read_texts
+from minifinetuning.experiments.run_folder import write_atomically
+from minifinetuning.models.loading import load_model
+from minifinetuning.teachers import FrozenModel, Teacher
+
+__all__ = ["compare_models"]
+
+
+def compare_models(
+    tuned: ModelConfig,
+    reference: ModelConfig,
+    data: DataConfig,
+    *,
+    batch_size: int = 8,
+    seed: int = 42,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """S, DG, their ratio and KL(p_T || p_S) of a tuned model against its reference.
+
+    The validation sides of the texts are those of a training run with the same texts, budgets and
+    seed. The figures are returned and, where `output` is given, written there as JSON. Raises
+    InputError for models or texts that cannot be used.
+    """
+    texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def loaded(config: ModelConfig) -> Any:
+        model: Any = load_model(
+            config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        )
+        return model.to(device)
+
+    def scores(model: Any, name: str, teacher: Teacher | None = None) -> dict[str, TextScores]:
+        return {
+            text: text_scores(
+                model,
+                sequences,
+                batch_size=batch_size,
+                teacher=teacher,
+                autocast=torch.autocast(device, torch.bfloat16, enabled=bfloat16_pays()),
+                description=f"evaluating {name}: {text}",
+            )
+            for text, sequences in texts.validation.items()
+        }
+
+    teacher = FrozenModel(loaded(reference))
+    before = scores(teacher.model, "reference")
+    after = scores(loaded(tuned), "tuned", teacher)
+    metrics = {
+        "method": "tuned",
+        **comparison(before, after),
+        "data": texts.summary(),
+        "configuration": {"model": tuned.model, "reference": reference.model},
+        "seed": seed,
+    }
+    if output is not None:
+        write_atomically(output, metrics)
+    return metrics

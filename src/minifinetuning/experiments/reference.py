@@ -1,0 +1,59 @@
+"""The reference checkpoint: a model lightly tuned on general text before anything is compared.
+
+Without it, the first prose that a model is trained on repairs what quantisation, chat tuning or
+another style of text left behind, general perplexity *falls*, and S and DG say nothing about the
+specialized text. Section 3.1 of the paper ("Process").
+"""
+
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+
+from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
+from minifinetuning.experiments.adaptation import (
+    publish_result,
+    read_texts,
+    require_folder,
+    trained,
+)
+from minifinetuning.report import reference_card
+
+__all__ = ["prepare_reference"]
+
+
+def prepare_reference(
+    model: ModelConfig, adapter: AdapterConfig, text: GeneralConfig, training: ReferenceConfig
+) -> dict[str, Any]:
+    """Tune on the training side of the general text, keep the step of least validation perplexity.
+
+    The validation documents are the ones that `mft train --general` measures DG on with the same
+    seed and budget, so the reference has never seen them. Returns the content of metrics.json:
+    the general perplexity before (`reference`) and after (`tuned`), and its history.
+    """
+    require_folder(training)
+    texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
+    stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
+    trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
+    metrics = _about_general_text(metrics)
+    publish_result(trainer, metrics, reference_card(metrics))
+    return metrics
+
+
+def _about_general_text(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The trainer knew the text that it was trained on as the specialized one."""
+    perplexity = {
+        model: {"general_perplexity": metrics[model]["specialized_perplexity"]}
+        for model in ("reference", "tuned")
+    }
+    history = [
+        {"step": entry["step"], "general_perplexity": entry["specialized_perplexity"]}
+        for entry in metrics["history"]
+    ]
+    kept = ("step", "last_step", "configuration", "versions", "device", "seed", "tokens_per_second")
+    return {
+        "method": "reference",
+        **perplexity,
+        "history": history,
+        "data": {"general": metrics["data"]["specialized"]},
+        **{name: metrics[name] for name in kept},
+    }
