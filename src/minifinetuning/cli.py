@@ -60,7 +60,9 @@ def train(arguments: list[str]) -> None:
     )
     from minifinetuning.experiments.adaptation import adapt, read_texts, require_folder
     from minifinetuning.report import comparison_table
+    from minifinetuning.trainer import require_measurable
 
+    require_measurable(training, with_general=bool(data.general))
     require_folder(training)
     texts = read_texts(model, data, data.data, data.general, seed=training.seed)
     metrics = adapt(model, adapter, texts, training).metrics
@@ -172,6 +174,8 @@ def _parsed(verb: str, types: tuple[Any, ...], arguments: list[str]) -> tuple[An
     """
     from transformers import HfArgumentParser, TrainingArguments
 
+    from minifinetuning.errors import InputError
+
     training = [kind for kind in types if issubclass(kind, TrainingArguments)]
     parser = HfArgumentParser(
         types,
@@ -191,7 +195,10 @@ def _parsed(verb: str, types: tuple[Any, ...], arguments: list[str]) -> tuple[An
             action.help = argparse.SUPPRESS
     if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
         return _from_yaml(parser, arguments[0])
-    return tuple(parser.parse_args_into_dataclasses(arguments))
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]}: see mft {verb} --help")
+    return tuple(parser.parse_dict(vars(known)))
 
 
 def _from_yaml(parser: Any, path: str) -> tuple[Any, ...]:
@@ -221,6 +228,12 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
         return f"usage: {self._prog} --option value ...\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = action.option_strings[0] if action.dest != "help" else "--help"
+        return f"{name} {self._format_args(action, '')}".rstrip()
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         return "..." if action.nargs == "+" else ""

@@ -135,7 +135,18 @@ class MFTConfig(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace a previous run in output_dir."}
     )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "True for the last whole checkpoint, or a folder."}
+    )
     max_steps: int = field(default=1000, metadata={"help": "Optimizer steps."})
+    num_train_epochs: float = field(
+        default=3.0, metadata={"help": "Passes over the text, where max_steps is -1."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in the backward pass: less memory, more time."},
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the split, the order and dropout."})
     per_device_train_batch_size: int = field(
         default=4, metadata={"help": "Sequences of a forward pass on a device."}
     )

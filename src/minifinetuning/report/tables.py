@@ -40,13 +40,13 @@ def comparison_table(results: Mapping[str, Metrics]) -> str:
 
 
 def percent(metrics: Metrics, name: str) -> str:
-    """S or DG with its interval, like `6.5 [5.9, 7.1]`."""
-    return _with_interval(metrics[name], metrics["intervals"][name], digits=1)
+    """S or DG with its interval, like `6.50 [5.90, 7.10]`."""
+    return _with_interval(metrics[name], metrics["intervals"][name], digits=2)
 
 
 def ratio(metrics: Metrics) -> str:
-    """DG/S with its interval, like `0.06 [0.04, unbounded]`."""
-    return _with_interval(metrics["ratio"], metrics["intervals"]["ratio"], digits=2)
+    """DG/S with its interval, like `0.062 [0.041, unbounded]`."""
+    return _with_interval(metrics["ratio"], metrics["intervals"]["ratio"], digits=3)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

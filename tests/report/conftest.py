@@ -1,0 +1,70 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+STEPS = (0, 20, 40)
+
+
+def _summary(source: str) -> dict[str, Any]:
+    return {
+        "sources": [source],
+        "documents": 14_688,
+        "train_tokens": 1_000_000,
+        "validation_tokens": 100_000,
+        "sequence_length": 512,
+    }
+
+
+@pytest.fixture
+def result() -> Callable[..., dict[str, Any]]:
+    """Makes the content of a metrics.json that gained 6.5 % and lost 0.4 %."""
+
+    def make(method: str = "mft", *, general: bool = True, **changes: Any) -> dict[str, Any]:
+        history = [
+            {"step": step, "specialization": 6.5 * step / 40, "degeneralization": 0.4 * step / 40}
+            for step in STEPS
+        ]
+        metrics = {
+            "method": method,
+            "reference": {"specialized_perplexity": 16.1, "general_perplexity": 15.2},
+            "tuned": {"specialized_perplexity": 15.05, "general_perplexity": 15.26},
+            "specialization": 6.5,
+            "degeneralization": 0.4,
+            "ratio": 0.0615,
+            "intervals": {
+                "level": 0.95,
+                "specialization": [5.9, 7.1],
+                "degeneralization": [0.1, 0.7],
+                "ratio": [0.0149, 0.1249],
+            },
+            "forward_kl": 0.0312,
+            "step": 40,
+            "history": history,
+            "data": {
+                "specialized": _summary("/home/ada/handbook/medline.jsonl"),
+                "general": _summary("wikipedia.jsonl"),
+            },
+            "configuration": {
+                "model": "an-owner/a-model",
+                "objective": method.rpartition("+")[2],
+                "tau": 0.25,
+                "learning_rate": 1e-4,
+                "logging_dir": "/home/ada/runs/first",
+            },
+            "versions": {"torch": "2.13.0"},
+            "device": "cpu, 2 threads",
+            "seed": 42,
+            "tokens_per_second": 230.0,
+        }
+        if not general:
+            metrics |= {"degeneralization": None, "ratio": None}
+            metrics["intervals"] |= {"degeneralization": None, "ratio": None}
+            metrics["reference"] |= {"general_perplexity": None}
+            metrics["tuned"] |= {"general_perplexity": None}
+            metrics["data"] |= {"general": None}
+            for entry in history:
+                del entry["degeneralization"]
+        return metrics | changes
+
+    return make

@@ -1,0 +1,90 @@
+import ast
+import re
+
+import pytest
+import yaml
+
+from minifinetuning.report import model_card
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def code(card: str) -> str:
+    block = re.search(r"```python\n(.*?)```", card, re.S)
+    return block[1]
+
+
+def test_a_full_model_of_the_hub(result):
+    card = model_card(result())
+
+    assert front_matter(card) == {
+        "library_name": "transformers",
+        "base_model": "an-owner/a-model",
+        "pipeline_tag": "text-generation",
+        "tags": ["minifinetuning"],
+    }
+    assert "S = 6.50 [5.90, 7.10] %" in card
+    assert "DG = 0.40 [0.10, 0.70] %" in card
+    assert "DG/S = 0.061 [0.015, 0.125]" in card
+    assert "τ = 0.25" in card
+    assert "14,688" in card
+    assert "PeftModel" not in card
+    assert len(ast.parse(code(card)).body) == 3
+
+
+def test_an_adapter_on_a_local_model(result):
+    metrics = result("lora+mft")
+    metrics["configuration"] |= {"adapter": "lora", "rank": 8, "model": "/home/ada/models/base"}
+
+    card = model_card(metrics)
+
+    assert front_matter(card)["library_name"] == "peft"
+    assert "base_model" not in front_matter(card)
+    assert "PeftModel.from_pretrained" in code(card)
+    assert len(ast.parse(code(card)).body) == 5
+
+
+@pytest.mark.parametrize("general", [True, False])
+def test_folders_are_never_told(result, general):
+    metrics = result(general=general)
+    metrics["configuration"]["texts"] = ["C:\\Users\\ada\\notes.txt", "/home/ada/more.txt"]
+
+    card = model_card(metrics)
+
+    assert "ada" not in card.replace("adapt", "")
+    for name in ("medline.jsonl", "first", "notes.txt, more.txt"):
+        assert name in card
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_a_folder(result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "an-owner" / "a-model").mkdir(parents=True)
+
+    assert "base_model" not in front_matter(model_card(result()))
+
+
+def test_without_general_text_forgetting_was_watched_by_the_divergence(result):
+    card = model_card(result(general=False))
+
+    assert "DG" not in card
+    assert "KL(p_T‖p_S) = 0.031 nats" in card
+
+
+@pytest.mark.parametrize(
+    ("objective", "words", "has_tau"),
+    [
+        ("ft", "plain finetuning", False),
+        ("single_correction", "single correction", True),
+        ("distillation", "distillation from", False),
+        ("corrective", "corrective finetuning", False),
+    ],
+)
+def test_the_method_is_told_in_words(result, objective, words, has_tau):
+    paragraph = next(
+        line for line in model_card(result(objective)).splitlines() if "adapted" in line
+    )
+
+    assert words in paragraph
+    assert ("τ = 0.25" in paragraph) == has_tau

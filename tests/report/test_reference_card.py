@@ -1,0 +1,27 @@
+import yaml
+
+from minifinetuning.report import reference_card
+
+METRICS = {
+    "reference": {"general_perplexity": 23.456},
+    "tuned": {"general_perplexity": 19.789},
+    "step": 90,
+    "last_step": 120,
+    "data": {
+        "general": {
+            "sources": ["/home/someone/general"],
+            "train_tokens": 1234567,
+            "validation_tokens": 5000,
+        }
+    },
+    "configuration": {"model": "/home/someone/model", "learning_rate": 1e-3, "adapter": "lora"},
+}
+
+
+def test_card_says_what_was_done_and_names_no_folder() -> None:
+    card = reference_card(METRICS)
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "peft"
+    for words in ("23.46", "19.79", "step 90 of 120", "1,234,567", "5,000", "0.001", "general"):
+        assert words in text
+    assert "/home" not in card

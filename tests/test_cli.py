@@ -1,0 +1,357 @@
+"""The verbs as a person types them: what they write, and how they refuse."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from minifinetuning.cli import main
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, llama: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path / "model"
+    llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path, sentences: Callable[[int, int], list[str]]) -> dict[str, Path]:
+    """A folder of files and a table."""
+    data, general = tmp_path / "data", tmp_path / "general.jsonl"
+    data.mkdir()
+    for number, sentence in enumerate(sentences(40, 1)):
+        (data / f"{number}.txt").write_text(sentence)
+    rows = [json.dumps({"text": sentence[::-1]}) for sentence in sentences(20, 2)]
+    general.write_text("\n".join(rows))
+    return {"data": data, "general": general}
+
+
+def command(model: Path, texts: dict[str, Path], output: Path, **options: object) -> list[str]:
+    settings: dict[str, object] = {
+        "model": model,
+        "data": texts["data"],
+        "general": texts["general"],
+        "output_dir": output,
+        "sequence_length": 64,
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "bf16": False,
+        "save_only_model": True,
+    }
+    pairs = (settings | options).items()
+    return ["train", *(str(word) for name, value in pairs for word in (f"--{name}", value))]
+
+
+def sentence_of(error: str) -> str:
+    """The one line that a refusal prints."""
+    lines = [line for line in error.splitlines() if line.startswith("mft: ")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    return lines[0]
+
+
+def plain_perplexity(model: Any, sequences: list[torch.Tensor]) -> float:
+    losses, tokens = 0.0, 0
+    for ids in sequences:
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1].double()
+        losses += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
+        tokens += len(ids) - 1
+    return float(torch.tensor(losses / tokens).exp())
+
+
+def test_train_writes_a_checkpoint_that_plain_transformers_loads(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "out"
+    assert main(command(model_folder, texts, output)) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert {"reference", "tuned", "specialization", "degeneralization", "ratio"} <= set(metrics)
+    assert {"intervals", "step", "configuration", "versions", "device", "seed"} <= set(metrics)
+    assert set(metrics["tuned"]) == {"specialized_perplexity", "general_perplexity"}
+    assert [entry["step"] for entry in metrics["history"]] == [0, 2, 4]
+    assert "S %" in capsys.readouterr().out
+    assert "minifinetuning" in (output / "README.md").read_text()
+    assert not list(output.glob(".*"))
+
+    from minifinetuning.data import read_corpus
+
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    tuned = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
+    assert tuned.config.use_cache
+    validation = read_corpus([str(texts["data"])], tokenizer, sequence_length=64).validation
+    rows = [validation[index] for index in range(len(validation))]
+    sequences = [row["input_ids"][row["attention_mask"].bool()] for row in rows]
+    expected = metrics["tuned"]["specialized_perplexity"]
+    assert plain_perplexity(tuned, sequences) == pytest.approx(expected, rel=1e-5)
+    before = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    expected = metrics["reference"]["specialized_perplexity"]
+    assert plain_perplexity(before, sequences) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adapter_run_loads_with_peft(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert main(command(model_folder, texts, output, adapter="lora", rank=2)) == 0
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    assert PeftModel.from_pretrained(base, output).peft_config["default"].r == 2
+    assert json.loads((output / "metrics.json").read_text())["method"] == "lora+mft"
+
+
+def test_options_from_a_yaml_file(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    words = command(model_folder, texts, tmp_path / "out")[1:]
+    options = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
+    lines = [f"{name}: {value}" for name, value in options.items() if name not in ("data", "general")]
+    lines += [f"{name}: [{options[name]}]" for name in ("data", "general")]
+    file = tmp_path / "run.yaml"
+    file.write_text("\n".join(lines))
+    assert main(["train", str(file)]) == 0
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_evaluate_agrees_with_the_training_run(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    output, figures = tmp_path / "out", tmp_path / "figures.json"
+    assert main(command(model_folder, texts, output, bf16=True)) == 0
+    words = ["evaluate", "--model", output, "--reference", model_folder, "--output", figures]
+    words += ["--data", texts["data"], "--general", texts["general"], "--sequence_length", 64]
+    assert main([str(word) for word in words]) == 0
+    trained, evaluated = (
+        json.loads(path.read_text()) for path in (output / "metrics.json", figures)
+    )
+    for key in ("specialization", "degeneralization"):
+        assert evaluated[key] == pytest.approx(trained[key], abs=0.05)
+    assert evaluated["forward_kl"] > 0
+
+
+def test_prepared_reference_has_never_seen_the_general_validation_text(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "reference"
+    words = ["prepare-reference", "--model", model_folder, "--general", texts["general"]]
+    words += ["--output_dir", output, "--sequence_length", 64, "--learning_rate", 1e-2]
+    words += ["--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 1]
+    words += ["--num_train_epochs", 3, "--bf16", False]
+    assert main([str(word) for word in words]) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    before, after = (metrics[name]["general_perplexity"] for name in ("reference", "tuned"))
+    assert after < before
+    assert f"{after:.2f}" in capsys.readouterr().out
+    AutoModelForCausalLM.from_pretrained(output)
+
+    run = tmp_path / "out"
+    assert main(command(output, texts, run)) == 0
+    measured = json.loads((run / "metrics.json").read_text())
+    assert measured["reference"]["general_perplexity"] == pytest.approx(after, rel=1e-4)
+
+
+def test_reference_keeps_step_0_where_training_only_hurts(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "reference"
+    words = ["prepare-reference", "--model", model_folder, "--general", texts["general"]]
+    words += ["--output_dir", output, "--sequence_length", 64, "--learning_rate", 50]
+    words += ["--per_device_train_batch_size", 2, "--max_steps", 4, "--warmup_steps", 0]
+    assert main([str(word) for word in words]) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["step"] == 0
+    assert metrics["tuned"] == metrics["reference"]
+    kept = AutoModelForCausalLM.from_pretrained(output).state_dict()
+    given = AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+
+
+def test_resumed_run_goes_on(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "out"
+    options = {"save_only_model": False, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    assert main(command(model_folder, texts, output, **options)) == 0
+    options |= {"resume_from_checkpoint": True, "max_steps": 8}
+    assert main(command(model_folder, texts, output, **options)) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["last_step"] == 8
+    assert [entry["step"] for entry in metrics["history"]] == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "/no/such/model"}, ["/no/such/model", "does not exist"]),
+        ({"data": "/no/such/text"}, ["/no/such/text"]),
+        ({"tau": 1.5}, ["--tau", "between 0 and 1"]),
+        ({"objective": "magic"}, ["magic", "mft"]),
+        ({"adapter": "magic"}, ["--adapter", "lora"]),
+        ({"sequence_length": 4096}, ["--sequence_length", "128"]),
+        ({"sequence_length": 1}, ["sequence_length"]),
+        ({"train_tokens": "many"}, ["many"]),
+        ({"max_degeneralization": -1}, ["--max_degeneralization"]),
+        ({"learning_rate": -1}, ["--learning_rate"]),
+        ({"dtype": "int3"}, ["--dtype", "float32"]),
+        ({"resume_from_checkpoint": True}, ["checkpoint"]),
+        ({"magic": 1}, ["--magic"]),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(
+    model_folder: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    capsys: Any,
+    options: dict[str, object],
+    words: list[str],
+) -> None:
+    output = tmp_path / "out"
+    assert main(command(model_folder, texts, output, **options)) == 2
+    sentence = sentence_of(capsys.readouterr().err)
+    assert all(word in sentence for word in words), sentence
+    assert not (output / "metrics.json").exists()
+    assert not list(output.glob("*.safetensors"))
+
+
+def test_small_or_empty_corpora_are_refused(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    empty, small = tmp_path / "empty", tmp_path / "small.txt"
+    empty.mkdir()
+    small.write_text("the cell heart drug")
+    for path, word in ((empty, "empty"), (small, "small.txt")):
+        changed = texts | {"data": path}
+        assert main(command(model_folder, changed, tmp_path / "out")) == 2
+        assert word in sentence_of(capsys.readouterr().err)
+
+
+def test_tokenizer_without_eos_is_refused(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(model_folder)
+    assert main(command(model_folder, texts, tmp_path / "out")) == 2
+    assert "eos_token" in sentence_of(capsys.readouterr().err)
+
+
+def test_previous_run_is_never_mixed_with(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "metrics.json").write_text("{}")
+    (output / "adapter_config.json").write_text("{}")
+    (output / "notes.txt").write_text("mine")
+    assert main(command(model_folder, texts, output)) == 2
+    assert "--overwrite_output_dir" in sentence_of(capsys.readouterr().err)
+    assert (output / "metrics.json").read_text() == "{}"
+    assert main(command(model_folder, texts, output, overwrite_output_dir=True)) == 0
+    assert not (output / "adapter_config.json").exists()
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_diverged_run_stops_and_names_the_last_good_checkpoint(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    from minifinetuning.trainer import MFTTrainer
+
+    plain = MFTTrainer.compute_loss
+
+    def breaking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = plain(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(MFTTrainer, "compute_loss", breaking)
+    output = tmp_path / "out"
+    options = {"logging_steps": 1, "save_only_model": False, "max_steps": 6}
+    assert main(command(model_folder, texts, output, **options)) == 2
+    sentence = sentence_of(capsys.readouterr().err)
+    assert "checkpoint-2" in sentence
+    assert "--learning_rate" in sentence
+    assert (output / "checkpoint-2" / "model.safetensors").exists()
+    assert not (output / "model.safetensors").exists()
+
+
+def test_negative_degeneralization_is_warned_of(caplog: Any) -> None:
+    from minifinetuning.experiments.adaptation import _warn_of_unprepared_reference
+
+    _warn_of_unprepared_reference({"degeneralization": 0.1})
+    _warn_of_unprepared_reference({"degeneralization": None})
+    assert not caplog.records
+    _warn_of_unprepared_reference({"degeneralization": -1.0})
+    assert "prepare-reference" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "prepare-reference", "demo"])
+def test_help_is_short_and_grouped(verb: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 75
+    assert f"mft {verb}" in text
+    assert "--no_" not in text
+
+
+def test_unknown_verb(capsys: Any) -> None:
+    assert main(["tarin"]) == 2
+    assert "train" in sentence_of(capsys.readouterr().err)
+    assert main([]) == 0
+    assert "mft demo" in capsys.readouterr().out
+
+
+def test_commands_of_the_readme_are_understood() -> None:
+    from minifinetuning.cli import DemoOptions, EvaluationOptions, _parsed
+    from minifinetuning.config import AdapterConfig, DataConfig, GeneralConfig
+    from minifinetuning.config import MFTConfig, ModelConfig, ReferenceConfig
+
+    options = {
+        "train": (ModelConfig, AdapterConfig, DataConfig, MFTConfig),
+        "evaluate": (EvaluationOptions, DataConfig),
+        "prepare-reference": (ModelConfig, AdapterConfig, GeneralConfig, ReferenceConfig),
+        "demo": (DemoOptions,),
+    }
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert len(readme.splitlines()) < 200
+    commands = re.findall(r"^    mft (.+)$", readme, re.M) + re.findall(r"`mft (demo.*?)`", readme)
+    assert len(commands) >= 4
+    for line in commands:
+        verb, *words = line.split()
+        assert _parsed(verb, options[verb], words)
+
+
+def test_python_of_the_readme_runs(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    code = code.replace("path/to/model", str(model_folder)).replace("1024", "64")
+    code = code.replace("handbook/", str(texts["data"])).replace("general/", str(texts["general"]))
+    code = code.replace('output_dir="adapted"', 'output_dir="adapted", max_steps=10, bf16=False')
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["trainer"].state.global_step == 10
+
+
+def test_a_budget_that_nothing_measures_is_refused(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    words = command(model_folder, texts, tmp_path / "out", max_degeneralization=1.0)
+    at = words.index("--general")
+    assert main(words[:at] + words[at + 2 :]) == 2
+    assert "--general" in sentence_of(capsys.readouterr().err)

@@ -1,0 +1,171 @@
+"""Perplexity, S, DG, their ratio and its intervals, against figures by hand and a known truth."""
+
+import math
+from dataclasses import astuple
+
+import pytest
+import torch
+
+from minifinetuning.metrics import (
+    SequenceLosses,
+    changes,
+    degeneralization,
+    perplexity,
+    ratio,
+    specialization,
+)
+
+
+def losses(negative_log_likelihood, tokens):
+    return SequenceLosses(
+        torch.tensor(negative_log_likelihood, dtype=torch.float64), torch.tensor(tokens)
+    )
+
+
+def two_sequences(changes_per_token, tokens=(10, 30)):
+    """(reference, tuned) of two sequences whose loss changed by so many nats per token."""
+    reference = [4.0 * tokens[0], 2.0 * tokens[1]]
+    pairs = zip(reference, changes_per_token, tokens, strict=True)
+    tuned = [total + change * count for total, change, count in pairs]
+    return losses(reference, list(tokens)), losses(tuned, list(tokens))
+
+
+def simulated(generator, change, noise=0.05, count=60):
+    """Sequences of unequal length and very unequal hardness, `change` nats a token on average."""
+    tokens = torch.randint(50, 101, (count,), generator=generator)
+
+    def normal():
+        return torch.randn(count, generator=generator, dtype=torch.float64)
+
+    reference = tokens * (3 + normal())
+    tuned = reference + tokens * (change + noise * normal())
+    return SequenceLosses(reference, tokens), SequenceLosses(tuned, tokens)
+
+
+def test_perplexity_by_hand():
+    assert perplexity(3 * math.log(8), 3) == pytest.approx(8)
+    assert perplexity(0.0, 5) == 1
+
+
+def test_perplexity_weighs_sequences_by_their_tokens():
+    # One token of probability 1/4 and three of probability 1/2: the mean is 5/4 bits.
+    mixed = losses([math.log(4), 3 * math.log(2)], [1, 3])
+    assert mixed.perplexity == pytest.approx(2**1.25)
+
+
+def test_perplexity_beyond_a_float_is_infinite_and_of_nan_is_nan():
+    assert perplexity(1e9, 10) == math.inf
+    assert math.isnan(perplexity(math.nan, 10))
+
+
+def test_perplexity_of_no_tokens_is_an_error():
+    with pytest.raises(ValueError, match="no tokens"):
+        perplexity(0.0, 0)
+
+
+def test_changes_of_perplexity_by_hand():
+    assert specialization(20.0, 18.0) == pytest.approx(10)
+    assert specialization(20.0, 22.0) == pytest.approx(-10)
+    assert degeneralization(20.0, 21.0) == pytest.approx(5)
+    assert degeneralization(20.0, 19.0) == pytest.approx(-5)
+
+
+def test_ratio_by_hand():
+    assert ratio(0.3, 8.5) == pytest.approx(0.3 / 8.5)
+    assert ratio(-1.0, 4.0) == -0.25
+    assert math.isnan(ratio(1.0, 0.0))
+
+
+def test_point_estimates_are_of_all_sequences_together():
+    # -0.1 nats on 10 tokens and -0.3 on 30: -0.25 a token. 0.04 and 0.08: 0.07 a token.
+    change = changes(two_sequences((-0.1, -0.3)), two_sequences((0.04, 0.08)))
+    assert change.specialization == pytest.approx(100 * (1 - math.exp(-0.25)))
+    assert change.degeneralization == pytest.approx(100 * (math.exp(0.07) - 1))
+    assert change.ratio == pytest.approx(change.degeneralization / change.specialization)
+
+
+def test_the_interval_of_two_sequences_by_hand():
+    # A resample is the first twice, both, or the second twice, in odds of 1 : 2 : 1.
+    change = changes(two_sequences((-0.1, -0.3)), two_sequences((0.04, 0.08)))
+    ends = [100 * (1 - math.exp(-0.1)), 100 * (1 - math.exp(-0.3))]
+    assert change.specialization_interval == pytest.approx(ends)
+    ends = [100 * (math.exp(0.04) - 1), 100 * (math.exp(0.08) - 1)]
+    assert change.degeneralization_interval == pytest.approx(ends)
+
+
+def test_a_narrow_level_is_the_middle_of_the_resamples():
+    # The central 40 % lies within the half of the resamples that hold both sequences.
+    change = changes(two_sequences((-0.1, -0.3)), None, level=0.4)
+    assert change.specialization_interval == pytest.approx([change.specialization] * 2)
+
+
+def test_specialized_and_general_text_are_drawn_independently():
+    # With draws in common the general change would be minus the specialized one in every resample.
+    pair = two_sequences((-0.1, -0.3))
+    low, high = changes(pair, pair).ratio_interval
+    assert low < -2
+    assert -0.5 < high < 0
+
+
+def test_without_general_text_there_is_no_ratio():
+    change = changes(two_sequences((-0.1, -0.3)), None)
+    assert astuple(change)[2:] == (None, None, None, None)
+
+
+def test_identical_models_changed_by_exactly_nothing():
+    reference, _ = simulated(torch.Generator().manual_seed(0), 0.0)
+    change = changes((reference, reference), (reference, reference))
+    assert change.specialization == change.degeneralization == 0
+    assert change.specialization_interval == change.degeneralization_interval == (0, 0)
+    assert math.isnan(change.ratio)
+    assert change.ratio_interval == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("specialized", [(-0.1, 0.1), (0.0, -0.1), (0.0, 0.1)])
+def test_the_ratio_is_unbounded_where_specialization_may_be_zero(specialized):
+    change = changes(two_sequences(specialized), two_sequences((0.04, 0.08)))
+    assert change.ratio_interval == (-math.inf, math.inf)
+    assert math.isfinite(change.ratio)
+
+
+def test_the_ratio_of_a_model_that_got_worse_is_bounded_and_negative():
+    low, high = changes(two_sequences((0.1, 0.2)), two_sequences((0.04, 0.08))).ratio_interval
+    assert -math.inf < low < high < 0
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(1)
+    s, dg = 100 * (1 - math.exp(-0.1)), 100 * (math.exp(0.03) - 1)
+    held = {"s": 0, "dg": 0, "ratio": 0}
+    for seed in range(200):
+        specialized, general = simulated(generator, -0.1), simulated(generator, 0.03)
+        change = changes(specialized, general, resamples=400, seed=seed)
+        for key, true, (low, high) in (
+            ("s", s, change.specialization_interval),
+            ("dg", dg, change.degeneralization_interval),
+            ("ratio", dg / s, change.ratio_interval),
+        ):
+            held[key] += low <= true <= high
+    assert all(0.88 * 200 <= count <= 0.99 * 200 for count in held.values()), held
+
+
+def test_a_seed_fixes_the_interval_and_another_moves_it():
+    generator = torch.Generator().manual_seed(2)
+    specialized, general = simulated(generator, -0.1), simulated(generator, 0.03)
+    torch.manual_seed(3)
+    once = changes(specialized, general, seed=5)
+    torch.manual_seed(4)
+    assert changes(specialized, general, seed=5) == once
+    other = changes(specialized, general, seed=6)
+    assert other.specialization == once.specialization
+    assert other.specialization_interval != once.specialization_interval
+    assert other.ratio_interval == pytest.approx(once.ratio_interval, rel=0.1)
+
+
+@pytest.mark.parametrize("tokens", [[10, 31], [30, 10], [10], [10, 30, 1]])
+def test_losses_of_different_sequences_are_refused(tokens):
+    pair = two_sequences((-0.1, -0.3))
+    other = losses([1.0] * len(tokens), tokens)
+    for specialized, general in (((pair[0], other), None), (pair, (pair[0], other))):
+        with pytest.raises(ValueError, match="not of the same sequences"):
+            changes(specialized, general)
