@@ -36,7 +36,7 @@ def texts(tmp_path: Path, sentences: Callable[[int, int], list[str]]) -> dict[st
     return {"data": data, "general": general}
 
 
-def command(model: Path, texts: dict[str, Path], output: Path, **options: object) -> list[str]:
+def command(model: Path, texts: dict[str, Path], output: Path, /, **options: object) -> list[str]:
     settings: dict[str, object] = {
         "model": model,
         "data": texts["data"],
@@ -58,7 +58,9 @@ def command(model: Path, texts: dict[str, Path], output: Path, **options: object
 
 def sentence_of(error: str) -> str:
     """The one line that a refusal prints."""
-    lines = [line for line in error.splitlines() if line.startswith("mft: ")]
+    # A progress bar may have moved the cursor before it.
+    plain = error.replace("\x1b[A", "\n").replace("\r", "\n")
+    lines = [line for line in plain.splitlines() if line.startswith("mft: ")]
     assert len(lines) == 1, error
     assert "Traceback" not in error
     return lines[0]
@@ -118,7 +120,9 @@ def test_options_from_a_yaml_file(
 ) -> None:
     words = command(model_folder, texts, tmp_path / "out")[1:]
     options = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
-    lines = [f"{name}: {value}" for name, value in options.items() if name not in ("data", "general")]
+    lines = [
+        f"{name}: {value}" for name, value in options.items() if name not in ("data", "general")
+    ]
     lines += [f"{name}: [{options[name]}]" for name in ("data", "general")]
     file = tmp_path / "run.yaml"
     file.write_text("\n".join(lines))
@@ -168,7 +172,7 @@ def test_reference_keeps_step_0_where_training_only_hurts(
 ) -> None:
     output = tmp_path / "reference"
     words = ["prepare-reference", "--model", model_folder, "--general", texts["general"]]
-    words += ["--output_dir", output, "--sequence_length", 64, "--learning_rate", 50]
+    words += ["--output_dir", output, "--sequence_length", 64, "--learning_rate", 1]
     words += ["--per_device_train_batch_size", 2, "--max_steps", 4, "--warmup_steps", 0]
     assert main([str(word) for word in words]) == 0
     metrics = json.loads((output / "metrics.json").read_text())

@@ -51,7 +51,10 @@ def test_only_finetuning_needs_no_teacher(folder, objective, needs):
         ({"tau": 1.01}, "--tau must be between 0 and 1, got 1.01"),
         ({"tau": float("nan")}, "--tau must be between 0 and 1, got nan"),
         ({"objective": "rlhf"}, "--objective rlhf is not known: choose one of ft, "),
-        ({"max_degeneralization": -1.0}, "--max_degeneralization is a percentage above 0, got -1.0"),
+        (
+            {"max_degeneralization": -1.0},
+            "--max_degeneralization is a percentage above 0, got -1.0",
+        ),
         ({"max_degeneralization": 0.0}, "--max_degeneralization is a percentage above 0, got 0.0"),
         ({"target_specialization": -3.0}, "--target_specialization is a percentage above 0"),
         ({"learning_rate": 0.0}, "--learning_rate must be above 0, got 0.0"),

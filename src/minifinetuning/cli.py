@@ -257,7 +257,10 @@ def _quieten_libraries() -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"mft: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    # Below a progress bar that may still be open, not behind it.
+    tqdm.write(f"mft: {message}", file=sys.stderr)
     return 2
 
 

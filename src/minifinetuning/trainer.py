@@ -43,7 +43,7 @@ from minifinetuning.models.student import (
 from minifinetuning.objectives import rule
 from minifinetuning.teachers import Teacher, teacher_of
 
-__all__ = ["MFTTrainer", "last_complete_checkpoint", "require_measurable"]
+__all__ = ["MFTTrainer", "last_complete_checkpoint", "require_checkpoint", "require_measurable"]
 
 logger = logging.getLogger(__name__)
 
@@ -258,13 +258,10 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
 
         `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
         """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(require_checkpoint(self._folder))
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
-        if resume_from_checkpoint is True:
-            found = last_complete_checkpoint(self._folder)
-            if found is None:
-                raise InputError(f"--output_dir {self.args.output_dir} holds no whole checkpoint")
-            resume_from_checkpoint = str(found)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     @property
@@ -351,6 +348,14 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         except (ValueError, KeyError):
             continue
     return max(found)[1] if found else None
+
+
+def require_checkpoint(folder: Path) -> Path:
+    """The last whole checkpoint in `folder`. Raises InputError where there is none."""
+    found = last_complete_checkpoint(folder)
+    if found is None:
+        raise InputError(f"--output_dir {folder} holds no whole checkpoint to resume from")
+    return found
 
 
 def _named_texts(

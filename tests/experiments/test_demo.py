@@ -29,9 +29,7 @@ def tiny_demo(
     for name, seed in (("medline", 1), ("wikipedia", 2)):
         rows = [json.dumps({"text": text, "source": name}) for text in sentences(60, seed)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-        monkeypatch.setattr(
-            demo, f"{name}_texts", lambda _, name=name: tmp_path / f"{name}.jsonl"
-        )
+        monkeypatch.setattr(demo, f"{name}_texts", lambda _, name=name: tmp_path / f"{name}.jsonl")
     monkeypatch.setattr(demo, "converted_model", lambda cache: model)
     monkeypatch.setattr(demo, "shipped_reference", lambda base, cache: base)
     monkeypatch.setattr(demo, "SEQUENCE_LENGTH", 64)
@@ -77,9 +75,7 @@ def test_demo_on_ones_own_documents_and_model(
     own.mkdir()
     for number, text in enumerate(sentences(40, 3)):
         (own / f"{number}.md").write_text(text)
-    results = demo.run_demo(
-        tmp_path / "out", data=[str(own)], model=str(tiny_demo), steps=4
-    )
+    results = demo.run_demo(tmp_path / "out", data=[str(own)], model=str(tiny_demo), steps=4)
     assert results["mft"]["data"]["specialized"]["documents"] == 40
 
 

@@ -85,7 +85,9 @@ def test_an_evaluation_before_training_is_the_reference(tiny_model, training_arg
         trainer.model.lm_head.weight.mul_(0.1)
     again = trainer.evaluate(metric_key_prefix="test")
     assert again["test_specialization"] != 0
-    expected = 100 * (1 - again["test_specialized_perplexity"] / found["eval_specialized_perplexity"])
+    expected = 100 * (
+        1 - again["test_specialized_perplexity"] / found["eval_specialized_perplexity"]
+    )
     assert again["test_specialization"] == pytest.approx(expected)
 
 
@@ -131,9 +133,7 @@ def test_without_general_text_the_kl_to_the_start_is_logged(
     assert found["eval_selection_perplexity"] == found["eval_specialized_perplexity"]
 
 
-def test_plain_finetuning_with_general_text_holds_no_teacher(
-    tiny_model, training_arguments, texts
-):
+def test_plain_finetuning_with_general_text_holds_no_teacher(tiny_model, training_arguments, texts):
     trainer = MFTTrainer(
         tiny_model("llama"), training_arguments(objective="ft"), eval_dataset=texts
     )

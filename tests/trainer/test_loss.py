@@ -77,9 +77,7 @@ def test_accumulation_gives_the_weights_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("objective", ["mft", "ft"])
-def test_the_logged_loss_is_that_of_a_plain_loop(
-    tiny_model, training_arguments, uneven, objective
-):
+def test_the_logged_loss_is_that_of_a_plain_loop(tiny_model, training_arguments, uneven, objective):
     seen = []
     model = tiny_model("llama").eval()
     for example in uneven:
@@ -215,9 +213,7 @@ def test_adapters_are_made_from_the_seed_and_only_they_train(
     for noise in (1, 2):
         model = tiny_model("llama")
         torch.manual_seed(noise)
-        runs.append(
-            trained(model, training_arguments(), uneven, peft_config=copy.deepcopy(config))
-        )
+        runs.append(trained(model, training_arguments(), uneven, peft_config=copy.deepcopy(config)))
     assert_close(weights(runs[0]), weights(runs[1]), 0)
     base = dict(tiny_model("llama").named_parameters())
     for name, value in weights(runs[0]).items():

@@ -27,7 +27,7 @@ from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
 from minifinetuning.report import model_card
-from minifinetuning.trainer import MFTTrainer
+from minifinetuning.trainer import MFTTrainer, require_checkpoint
 
 __all__ = [
     "Adaptation",
@@ -127,6 +127,8 @@ def require_folder(training: MFTConfig) -> None:
         overwrite=training.overwrite_output_dir,
         resume=bool(training.resume_from_checkpoint),
     )
+    if _resume_argument(training.resume_from_checkpoint) is True:
+        require_checkpoint(Path(str(training.output_dir)))
 
 
 def adapt(

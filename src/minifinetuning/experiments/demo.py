@@ -42,6 +42,8 @@ from minifinetuning.report import (
 
 __all__ = ["run_demo"]
 
+SEED = 42
+TRAIN_TOKENS, VALIDATION_TOKENS = "41k", "12k"
 SEQUENCE_LENGTH = 512
 SEQUENCES_A_STEP = 2
 OBJECTIVES = ("ft", "mft")
@@ -105,11 +107,6 @@ def _texts(model: str, specialized: list[str], general: list[str]) -> Texts:
         validation_tokens=VALIDATION_TOKENS,
     )
     return read_texts(ModelConfig(model), text, text.data, text.general, seed=SEED)
-
-
-SEED = 42
-TRAIN_TOKENS = "40k"
-VALIDATION_TOKENS = "12k"
 
 
 def _training(objective: str, steps: int, folder: Path) -> MFTConfig:
