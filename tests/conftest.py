@@ -120,8 +120,8 @@ FAMILIES: dict[str, dict[str, object]] = {
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """`tiny_model(family, **changes)`: about 30 thousand weights, none of them zero or one.
 
-    Weights are wide enough for the logits to differ by several nats, so that a forgotten scale, soft
-    cap or bias shows.
+    Weights are wide enough for the logits to differ by several nats, so that a forgotten scale,
+    soft cap or bias shows.
     """
 
     def make(family: str = "llama", **changes: object) -> PreTrainedModel:
@@ -168,7 +168,7 @@ def random_sequences() -> Callable[..., list[dict[str, list[int]]]]:
 
 @pytest.fixture
 def training_arguments(tmp_path: Path) -> Callable[..., Any]:
-    """`training_arguments(**changes)`: an MFTConfig of five bare steps, nothing saved or evaluated."""
+    """`training_arguments(**changes)`: an MFTConfig of five steps, nothing saved or evaluated."""
     from minifinetuning.config import MFTConfig
 
     def make(**changes: object) -> MFTConfig:

@@ -320,8 +320,14 @@ def test_unknown_verb(capsys: Any) -> None:
 
 def test_commands_of_the_readme_are_understood() -> None:
     from minifinetuning.cli import DemoOptions, EvaluationOptions, _parsed
-    from minifinetuning.config import AdapterConfig, DataConfig, GeneralConfig
-    from minifinetuning.config import MFTConfig, ModelConfig, ReferenceConfig
+    from minifinetuning.config import (
+        AdapterConfig,
+        DataConfig,
+        GeneralConfig,
+        MFTConfig,
+        ModelConfig,
+        ReferenceConfig,
+    )
 
     options = {
         "train": (ModelConfig, AdapterConfig, DataConfig, MFTConfig),

@@ -51,7 +51,8 @@ def test_validation_alone_is_the_same_validation(folder, tokenizer):
     options = {"sequence_length": 16, "validation_tokens": 300}
     whole = read_corpus([folder], tokenizer, train_tokens=2000, **options)
     alone = read_corpus([folder], tokenizer, with_train=False, **options)
-    assert alone.train is None and alone.summary.train_tokens == 0
+    assert alone.train is None
+    assert alone.summary.train_tokens == 0
     assert alone.validation.identity == whole.validation.identity
 
 
@@ -90,7 +91,8 @@ def test_one_document_is_split_by_position_with_eos_in_front(tmp_path, tokenizer
 def test_padding_falls_back_on_eos(folder, backend):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
     last = read_corpus([folder], tokenizer, sequence_length=1000).validation[-1]
-    assert last["labels"][-1] == -100 and last["input_ids"][-1] == 0
+    assert last["labels"][-1] == -100
+    assert last["input_ids"][-1] == 0
 
 
 def test_too_little_text_names_what_there_is_and_what_is_needed(tmp_path, tokenizer):
@@ -100,8 +102,10 @@ def test_too_little_text_names_what_there_is_and_what_is_needed(tmp_path, tokeni
     with pytest.raises(InputError) as raised:
         read_corpus([str(path)], tokenizer, sequence_length=1024)
     message = str(raised.value)
-    assert str(path) in message and "--sequence_length" in message
-    assert f"{tokens - tokens // 10} tokens for training" in message and "1,024" in message
+    assert str(path) in message
+    assert "--sequence_length" in message
+    assert f"{tokens - tokens // 10} tokens for training" in message
+    assert "1,024" in message
 
 
 def test_wrong_settings_are_found_before_anything_is_read(tokenizer, backend):

@@ -154,7 +154,8 @@ def test_a_hub_failure_is_one_short_sentence(monkeypatch):
         read_documents(["owner/name"])
     message = str(raised.value)
     assert "'owner/name' is neither a path nor a dataset" in message
-    assert "no network" in message and "long story" not in message
+    assert "no network" in message
+    assert "long story" not in message
 
 
 @pytest.mark.parametrize(
@@ -240,12 +241,15 @@ def test_unreadable_files_are_named_together_or_skipped(tmp_path):
     with pytest.raises(InputError) as raised:
         texts(tmp_path)
     message = str(raised.value)
-    assert "binary.txt (binary)" in message and "latin1.txt (not UTF-8)" in message
-    assert "latin2" not in message and "and 2 more" in message
+    assert "binary.txt (binary)" in message
+    assert "latin1.txt (not UTF-8)" in message
+    assert "latin2" not in message
+    assert "and 2 more" in message
     assert "--skip_unreadable" in message
     documents = read_documents([str(tmp_path)], skip_unreadable=True)
     assert [item.source for item in documents.items] == [str(good)]
-    assert len(documents.skipped) == 7 and str(tmp_path / "binary.txt") in documents.skipped
+    assert len(documents.skipped) == 7
+    assert str(tmp_path / "binary.txt") in documents.skipped
 
 
 def test_empty_and_repeated_documents_are_counted_and_the_first_kept(tmp_path):

@@ -100,7 +100,8 @@ def test_a_document_of_more_than_half_of_all_tokens_is_never_validation():
 def test_two_documents_give_one_to_each_side():
     for seed in range(20):
         split = split_documents(sized([10, 11]), 10**9, 500, seed)
-        assert names(split.validation) == ["0"] and names(split.train) == ["1"]
+        assert names(split.validation) == ["0"]
+        assert names(split.train) == ["1"]
 
 
 @pytest.mark.parametrize(("validation_tokens", "held"), [(500, 100), (30, 30)])

@@ -32,7 +32,8 @@ def test_what_the_tokenizer_adds_is_kept_and_eos_not_doubled(backend):
     )
     token_ids = tokenize_documents(documents("hat"), tokenizer)[0].token_ids
     assert token_ids[0] == 1
-    assert token_ids.tolist().count(0) == 1 and token_ids[-1] == 0
+    assert token_ids.tolist().count(0) == 1
+    assert token_ids[-1] == 0
 
 
 def test_text_that_spells_a_special_token_stays_text(tokenizer):

@@ -81,7 +81,7 @@ def test_an_architecture_with_a_doctored_head_is_refused(tiny_model, monkeypatch
         return outputs
 
     monkeypatch.setattr(type(model), "forward", forward)
-    with pytest.raises(InputError, match="LlamaForCausalLM .* is not supported"):
+    with pytest.raises(InputError, match=r"LlamaForCausalLM .* is not supported"):
         check_halves(model)
 
 

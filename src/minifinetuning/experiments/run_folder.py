@@ -47,7 +47,11 @@ def prepare_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
 def publish(staged: Path, folder: Path, last: str = "metrics.json") -> None:
     """Move the files of `staged` into `folder` one by one, by renaming, `last` at the very end."""
     folder.mkdir(parents=True, exist_ok=True)
+    # safetensors writes files that nobody else may read: weights get the mode of other files.
+    mode = (staged / last).stat().st_mode
     for path in sorted(staged.iterdir(), key=lambda path: path.name == last):
+        if path.is_file():
+            path.chmod(mode)
         os.replace(path, folder / path.name)
     staged.rmdir()
 
