@@ -59,10 +59,10 @@ def test_the_starting_weights_are_the_first_candidate(tmp_path):
     assert state.best_model_checkpoint == str(tmp_path / "checkpoint-0")
 
 
-@pytest.mark.parametrize(("keeps_best", "best"), [(False, None), (True, 3.0)])
-def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(tmp_path, keeps_best, best):
+@pytest.mark.parametrize(("keeps_best", "step"), [(False, 0), (True, 3)])
+def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(tmp_path, keeps_best, step):
     saved = []
-    state = TrainerState(best_metric=best, best_model_checkpoint=None)
+    state = TrainerState(best_metric=None, best_model_checkpoint=None, global_step=step)
     args = SimpleNamespace(load_best_model_at_end=keeps_best, output_dir=str(tmp_path))
     StartingPoint(saved.append, lambda: 12.5).on_train_begin(args, state, TrainerControl())
     assert saved == []

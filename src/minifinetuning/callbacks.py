@@ -73,7 +73,7 @@ class StartingPoint(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not args.load_best_model_at_end or state.best_metric is not None:
+        if not args.load_best_model_at_end or state.global_step > 0:
             return
         folder = Path(str(args.output_dir)) / "checkpoint-0"
         self.save(folder)

@@ -22,11 +22,13 @@ __all__ = [
     "OBJECTIVES",
     "Rule",
     "TokenProbabilities",
+    "check_tau",
     "correct_distribution",
     "corrective_finetuning",
     "distillation",
     "finetuning",
     "minifinetuning",
+    "needs_teacher",
     "rule",
     "single_correction",
 ]

@@ -19,7 +19,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
 from minifinetuning.config import MFTConfig
@@ -141,8 +141,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         """The summed loss of the batch over the number of predicted tokens of the whole step."""
         outputs = model(**inputs, distillation=self._distillation_inputs(inputs, return_outputs))
         self._sums.add(outputs)
-        count = outputs.tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        loss = outputs.loss / count
+        count = outputs.tokens if num_items_in_batch is None else num_items_in_batch
+        loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The count is of all processes, and data parallel averages their gradients.
             loss = loss * self.accelerator.num_processes
@@ -168,8 +168,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """Perplexities, S and DG in %, DG/S, against the reference; logged like any evaluation.
 
-        `selection_perplexity` is the specialized perplexity where the forgetting budget holds and
-        infinite where it is broken: what the best checkpoint is chosen by.
+        `selection_perplexity` is what the best checkpoint is chosen by: the specialized perplexity,
+        or infinite where the forgetting budget is broken or the step is not saved.
         """
         start = time.perf_counter()
         own = eval_dataset is None
@@ -243,8 +243,14 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             if gained:
                 values["ratio"] = ratio(lost, gained)
         holds = within_budget(lost, self.args.max_degeneralization)
-        values["selection_perplexity"] = first.perplexity if holds else math.inf
+        eligible = holds and self._is_saved()
+        values["selection_perplexity"] = first.perplexity if eligible else math.inf
         return values
+
+    def _is_saved(self) -> bool:
+        """Whether a checkpoint follows this evaluation: a step that is not saved cannot be kept."""
+        by_steps = self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
+        return not (self.is_in_train and by_steps) or self.control.should_save
 
     # The run
 
@@ -295,8 +301,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
 
     def _save_starting_weights(self, folder: Path) -> None:
-        if not folder.exists():
-            self.save_model(str(folder))
+        self.save_model(str(folder))
 
     def _reference_perplexity(self) -> float:
         return math.inf if self.reference is None else self.reference[SPECIALIZED].perplexity

@@ -107,7 +107,7 @@ def test_the_step_of_least_specialized_perplexity_is_kept(run, adapter, learning
     assert trainer.kept_step == best
     assert_same(trainer.model, memory.weights[best])
     assert trainer.kept_scores()["specialized"].perplexity == perplexities[best]
-    # Trainer keeps the last checkpoint beside the best one while it trains, and drops it at the end.
+    # Trainer keeps the last checkpoint beside the best one, and drops it at the end.
     folders = [path.name for path in Path(trainer.args.output_dir).iterdir()]
     assert folders == [f"checkpoint-{best}"]
 
@@ -173,7 +173,6 @@ def test_a_reached_target_stops_the_run(run):
     assert "has reached the target" in held.budget.reason
 
 
-@pytest.mark.xfail(strict=True, reason="a checkpoint-0 that is there already is never replaced")
 def test_the_start_is_that_of_this_run_and_not_of_an_earlier_one(run, validation_texts):
     texts = {"specialized": validation_texts["general"]}
     run(texts=texts, learning_rate=0.03, max_steps=1).train()
@@ -186,7 +185,6 @@ def test_the_start_is_that_of_this_run_and_not_of_an_earlier_one(run, validation
     assert_same(again.model, memory.weights[0])
 
 
-@pytest.mark.xfail(strict=True, reason="falls back to the start where the best step was not saved")
 def test_the_best_of_the_saved_steps_is_kept_where_not_every_step_is_saved(run):
     trainer = run(sequences=2, objective="ft", learning_rate=0.03, max_steps=8, save_steps=6)
     trainer.train()

@@ -2,13 +2,12 @@
 
 import copy
 import importlib.util
-import logging
 import shutil
 
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from minifinetuning.evaluation import collate
 from minifinetuning.trainer import MFTTrainer
@@ -44,8 +43,8 @@ def assert_close(got, expected, tolerance=1e-5):
         )
 
 
-def moved(trainer, model):
-    start = dict(model.named_parameters())
+def moved(trainer, start):
+    start = dict(start.named_parameters())
     return max((v - start[n]).abs().max().item() for n, v in weights(trainer).items())
 
 
@@ -181,12 +180,8 @@ def test_minifinetuning_with_tau_one_is_finetuning(tiny_model, training_argument
         for objective in ({"objective": "mft", "tau": 1.0}, {"objective": "ft"}, {"tau": 0.25})
     ]
     assert_close(weights(runs[0]), weights(runs[1]), 1e-6)
-    difference = [(a - b).abs().max() for a, b in zip(*map(values, runs[1:]), strict=True)]
-    assert max(difference) > 1e-3
-
-
-def values(trainer):
-    return weights(trainer).values()
+    other = weights(runs[2])
+    assert max((other[name] - v).abs().max() for name, v in weights(runs[1]).items()) > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing. is deprecated:FutureWarning")
@@ -201,7 +196,6 @@ def test_gradient_checkpointing_changes_no_weight(tiny_model, training_arguments
         )
         for checkpointing in (False, True)
     )
-    assert thrifty.model.get_input_embeddings() is not None
     assert_close(weights(thrifty), weights(plain), 1e-6)
 
 
@@ -267,10 +261,9 @@ def test_the_outputs_come_along_when_asked_for(tiny_model, training_arguments, u
     torch.testing.assert_close(outputs.logits, expected, rtol=1e-5, atol=1e-5)
     count = (batch["labels"] != -100).sum()
     torch.testing.assert_close(loss, outputs.loss / count)
-    alone = trainer.compute_loss(trainer.model, dict(batch))
-    torch.testing.assert_close(alone, loss)
-    given = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
-    torch.testing.assert_close(given, outputs.loss / 7)
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), loss)
+    of_seven = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+    torch.testing.assert_close(of_seven, outputs.loss / 7)
 
 
 def test_the_teacher_is_the_model_that_was_given_not_one_loaded_by_name(
@@ -282,13 +275,12 @@ def test_the_teacher_is_the_model_that_was_given_not_one_loaded_by_name(
     by_model = trained(tiny_model("llama"), training_arguments(), uneven)
     assert_close(weights(by_name), weights(by_model), 0)
     assert by_name.processing_class.eos_token == "<eos>"
-    by_gone_name = MFTTrainer(str(tmp_path / "base"), training_arguments(), train_dataset=uneven)
+    by_gone_name = MFTTrainer(str(tmp_path / "base"), training_arguments(), uneven)
     shutil.rmtree(tmp_path / "base")
     by_gone_name.train()
     assert_close(weights(by_gone_name), weights(by_model), 0)
 
 
-@pytest.mark.xfail(strict=True, reason="num_items_in_batch is 0 and the loss 0 / 0")
 def test_a_step_without_a_single_label_changes_nothing(
     tiny_model, training_arguments, random_sequences
 ):
@@ -296,18 +288,6 @@ def test_a_step_without_a_single_label_changes_nothing(
     trainer = trained(tiny_model("llama"), training_arguments(weight_decay=0.0), data)
     assert_close(weights(trainer), dict(tiny_model("llama").named_parameters()), 0)
     assert logged(trainer, "loss") == [0.0] * 5
-
-
-def test_callbacks_of_the_caller_are_called(tiny_model, training_arguments, uneven, caplog):
-    steps = []
-
-    class Remember(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            steps.append(state.global_step)
-
-    with caplog.at_level(logging.WARNING):
-        trained(tiny_model("llama"), training_arguments(), uneven, callbacks=[Remember()])
-    assert steps == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.skipif(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +27,9 @@ DTYPES = {
 }
 
 
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
 def load_model(
     name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False
 ) -> PreTrainedModel:
@@ -38,16 +42,15 @@ def load_model(
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
     location = _location(name_or_path)
-    adapter = Path(name_or_path).expanduser() / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text())["base_model_name_or_path"]
+    base = _adapter_base(name_or_path)
+    if base is not None:
         model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-        return merged(model, adapter.parent)
+        return merged(model, Path(name_or_path).expanduser())
     try:
         model = AutoModelForCausalLM.from_pretrained(
             **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} cannot be loaded as a causal language model: "
             f"{_first_sentence(error)}"
@@ -84,10 +87,7 @@ def load_tokenizer(
 
 def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
     """The most tokens of a sequence that the model at this place was made for, if it says so."""
-    adapter = Path(name_or_path).expanduser() / "adapter_config.json"
-    if adapter.is_file():
-        name_or_path = json.loads(adapter.read_text())["base_model_name_or_path"]
-    location = _location(name_or_path)
+    location = _location(_adapter_base(name_or_path) or name_or_path)
     try:
         config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -96,6 +96,20 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
             f"{_first_sentence(error)}"
         ) from error
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _adapter_base(name_or_path: str) -> str | None:
+    """The base model of the PEFT adapter in this folder; None where there is no adapter."""
+    path = Path(name_or_path).expanduser() / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} is not an adapter's configuration: save it again") from error
+    if not isinstance(base, str):
+        raise InputError(f"{path} names no base model: set base_model_name_or_path to its folder")
+    return base
 
 
 def _location(name_or_path: str) -> dict[str, Any]:

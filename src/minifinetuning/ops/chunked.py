@@ -197,7 +197,10 @@ class _Work:
                 teacher_probabilities, z_student[:, : self.teacher_head.size]
             )
             negative_entropy = torch.linalg.vecdot(teacher_probabilities, z_teacher) - lse_teacher
-            teacher_label = (_at(z_teacher, safe_labels) - lse_teacher).exp()
+            # A label that the teacher's vocabulary lacks has no probability there.
+            known = safe_labels < self.teacher_head.size
+            teacher_label = (_at(z_teacher, safe_labels.where(known, 0)) - lse_teacher).exp()
+            teacher_label = teacher_label.where(known, 0.0)
             teacher_max = (z_teacher.amax(1) - lse_teacher).exp()
             # The teacher's logits are used up: their buffer serves the student's probabilities.
             p_student, lse_student = _softmax(z_student, out=second)
@@ -208,7 +211,8 @@ class _Work:
 
         mixing, weight = self.rule(tokens)
         weight = weight.where(kept, 0.0)
-        loss.copy_(weight * (lse_student - (1 - mixing) * target_logit - mixing * student_label))
+        cross_entropy = lse_student - (1 - mixing) * target_logit - mixing * student_label
+        loss.copy_((weight * cross_entropy).where(kept, 0.0))
         likelihood.copy_((lse_student - student_label).where(kept, 0.0))
         mixing_out.copy_(mixing.where(kept, 0.0))
 

@@ -86,6 +86,8 @@ def _check_shapes(
 ) -> None:
     if (teacher_hidden is None) != (teacher_head is None):
         raise ValueError("a teacher is both its hidden states and its head: one of them is missing")
+    if labels.dim() != 1:
+        raise ValueError(f"labels must be (N,), got {tuple(labels.shape)}: flatten them")
     sides = [("student", student_hidden, student_head)]
     if teacher_hidden is not None and teacher_head is not None:
         sides.append(("teacher", teacher_hidden, teacher_head))
