@@ -59,14 +59,19 @@ def test_the_starting_weights_are_the_first_candidate(tmp_path):
     assert state.best_model_checkpoint == str(tmp_path / "checkpoint-0")
 
 
-@pytest.mark.parametrize(("keeps_best", "step"), [(False, 0), (True, 3)])
-def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(tmp_path, keeps_best, step):
+@pytest.mark.parametrize(
+    ("keeps_best", "step", "best"), [(False, 0, None), (True, 4, 3.0), (True, 4, None)]
+)
+def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(
+    tmp_path, keeps_best, step, best
+):
     saved = []
-    state = TrainerState(best_metric=None, best_model_checkpoint=None, global_step=step)
+    state = TrainerState(global_step=step, best_metric=best)
     args = SimpleNamespace(load_best_model_at_end=keeps_best, output_dir=str(tmp_path))
     StartingPoint(saved.append, lambda: 12.5).on_train_begin(args, state, TrainerControl())
     assert saved == []
     assert state.best_metric == best
+    assert state.best_model_checkpoint is None
 
 
 def test_the_progress_line_shows_the_latest_figures():

@@ -183,6 +183,15 @@ def test_reference_keeps_step_0_where_training_only_hurts(
     assert all(torch.equal(kept[name], given[name]) for name in given)
 
 
+def test_reference_saves_every_step_that_it_may_keep(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    words = ["prepare-reference", "--model", model_folder, "--general", texts["general"]]
+    words += ["--output_dir", tmp_path / "reference", "--eval_steps", 1, "--save_steps", 2]
+    assert main([str(word) for word in words]) == 2
+    assert "--save_steps" in sentence_of(capsys.readouterr().err)
+
+
 def test_resumed_run_goes_on(
     model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
@@ -208,6 +217,8 @@ def test_resumed_run_goes_on(
         ({"sequence_length": 1}, ["sequence_length"]),
         ({"train_tokens": "many"}, ["many"]),
         ({"max_degeneralization": -1}, ["--max_degeneralization"]),
+        ({"max_degeneralization": "nan"}, ["--max_degeneralization"]),
+        ({"label_smoothing_factor": 0.1}, ["--label_smoothing_factor"]),
         ({"learning_rate": -1}, ["--learning_rate"]),
         ({"dtype": "int3"}, ["--dtype", "float32"]),
         ({"resume_from_checkpoint": True}, ["checkpoint"]),

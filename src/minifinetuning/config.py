@@ -205,6 +205,10 @@ class MFTConfig(TrainingArguments):
         self._check_own_fields()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bfloat16_pays(self.use_cpu)
+        if getattr(self, "activation_checkpointing", self) is None:
+            # The name of transformers 5.23 and newer, which warn of the older one.
+            self.activation_checkpointing = self.gradient_checkpointing
+            self.gradient_checkpointing = None
         # Without an accelerator transformers wants to be told so before it allows bfloat16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         try:
@@ -225,10 +229,14 @@ class MFTConfig(TrainingArguments):
             raise InputError(f"--{error}") from error
         for name in ("max_degeneralization", "target_specialization"):
             limit = getattr(self, name)
-            if limit is not None and limit <= 0:
+            if limit is not None and not limit > 0:
                 raise InputError(f"--{name} is a percentage above 0, got {limit}")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise InputError(f"--learning_rate must be above 0, got {self.learning_rate}")
+        if self.label_smoothing_factor:
+            raise InputError(
+                "--label_smoothing_factor has no place in these objectives: lower --tau instead"
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -273,6 +281,15 @@ class ReferenceConfig(MFTConfig):
     patience: int = field(
         default=3, metadata={"help": "Evaluations without a lower perplexity before it stops."}
     )
+
+    def __post_init__(self) -> None:
+        if self.save_steps != self.eval_steps:
+            # A step that is not saved cannot be kept, and would only use up patience.
+            raise InputError(
+                f"--save_steps ({self.save_steps}) and --eval_steps ({self.eval_steps}) must be "
+                "the same where a reference is prepared"
+            )
+        super().__post_init__()
 
     @property
     def watches_forgetting(self) -> bool:

@@ -337,7 +337,7 @@ class _LogSums:
 
 
 def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
-    """Raise InputError where a forgetting budget is asked for that nothing can measure."""
+    """Raise InputError where a forgetting budget is set that nothing can measure."""
     if args.max_degeneralization is not None and not with_general:
         raise InputError(
             "--max_degeneralization needs general text to measure DG on: give it as --general"

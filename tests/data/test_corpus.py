@@ -68,9 +68,11 @@ def test_the_summary_counts_and_reads_well(folder, tokenizer):
     assert summary["validation_sequences"] == len(corpus.validation)
     assert 300 <= summary["validation_tokens"] == corpus.validation.predicted_tokens
     lines = str(corpus.summary).splitlines()
-    assert len(lines) == 4
-    assert lines[0] == f"{folder}: 40 documents (left out: 1 empty, 1 repeated)"
-    assert "2,000 tokens" in lines[2]
+    assert len(lines) == 3
+    assert lines[0].startswith(f"{folder}: 40 documents (left out: 1 empty, 1 repeated), ")
+    assert f"{summary['tokens']:,} tokens" in lines[0]
+    assert "2,000 tokens" in lines[1]
+    assert f"{summary['validation_sequences']} sequences of 16" in lines[2]
 
 
 def test_skipped_files_are_counted(folder, tokenizer, tmp_path):

@@ -102,3 +102,12 @@ def test_a_model_without_known_blocks_is_refused():
 
     with pytest.raises(InputError, match="no attention and MLP projections were found in Strange"):
         projections(Strange())
+
+
+def test_ia3_tells_layers_of_one_name_apart(tiny_model):
+    # GPT-2 calls the last projection of attention and of the MLP alike.
+    model = tiny_model("gpt2")
+    peft_model, _ = layer_names(model, adapter_config("ia3", model))
+    paths = [path for path, module in peft_model.named_modules() if hasattr(module, "base_layer")]
+    adapted = {".".join(path.split(".")[-2:]) for path in paths}
+    assert adapted == {"attn.c_attn", "mlp.c_proj"}

@@ -169,7 +169,15 @@ def test_broken_weights_are_refused(tmp_path, tiny_model):
     assert "cannot be loaded" in refusal(load_model, str(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{broken", "{}", "[]", '{"base_model_name_or_path": null}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{broken",
+        "{}",
+        "[]",
+        '{"base_model_name_or_path": null}',
+    ],
+)
 def test_a_broken_adapter_configuration_is_refused(tmp_path, content):
     (tmp_path / "adapter_config.json").write_text(content)
     for load in (load_model, model_limit):

@@ -184,7 +184,6 @@ def test_minifinetuning_with_tau_one_is_finetuning(tiny_model, training_argument
     assert max((other[name] - v).abs().max() for name, v in weights(runs[1]).items()) > 1e-3
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", [None, LoraConfig(r=2, task_type="CAUSAL_LM")])
 def test_gradient_checkpointing_changes_no_weight(tiny_model, training_arguments, uneven, adapter):
     plain, thrifty = (

@@ -66,7 +66,8 @@ class CorpusSummary:
             )
         lines.append(
             f"  validation: {self.validation_documents:,} documents, "
-            f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences"
+            f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences "
+            f"of {self.sequence_length:,}"
         )
         return "\n".join(lines)
 

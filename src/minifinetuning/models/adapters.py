@@ -22,11 +22,15 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
     rank. Raises InputError for a rank below 1 and where no projections are found.
     """
     attention, mlp = projections(model)
+    transposed = any(isinstance(layer, Conv1D) for _, layer in _linear_layers(model))
     if adapter == "ia3":
-        outputs = [name for name in mlp if _is_output(name, model)]
+        outputs = [_mlp_output(model, attention)]
         inputs = [name for name in attention if name in _KEY_AND_VALUE_NAMES]
         return IA3Config(
-            task_type="CAUSAL_LM", target_modules=inputs + outputs, feedforward_modules=outputs
+            task_type="CAUSAL_LM",
+            target_modules=inputs + outputs,
+            feedforward_modules=outputs,
+            fan_in_fan_out=transposed,
         )
     if adapter not in ("lora", "dora"):
         raise InputError(f"--adapter {adapter} is not known: choose one of lora, dora, ia3")
@@ -38,6 +42,7 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
         lora_alpha=2 * rank,
         target_modules=attention + mlp,
         use_dora=adapter == "dora",
+        fan_in_fan_out=transposed,
     )
 
 
@@ -65,11 +70,12 @@ def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
 
 
-def _is_output(name: str, model: PreTrainedModel) -> bool:
-    """Whether the MLP projection of this name leads back to the residual stream."""
-    width = model.config.get_text_config().hidden_size
-    for path, layer in _linear_layers(model):
-        if path.split(".")[-1] == name:
-            is_convolution = isinstance(layer, Conv1D)
-            return bool((layer.nf if is_convolution else layer.out_features) == width)
-    return False
+def _mlp_output(model: PreTrainedModel, attention: list[str]) -> str:
+    """The MLP's way back to the residual stream: the last linear layer that is defined in it.
+
+    Named with its parent where an attention projection has the same name, as in GPT-2.
+    """
+    paths = [path.split(".") for path, _ in _linear_layers(model)]
+    inside = [path for path in paths if any(m in p for p in path[:-1] for m in _MLP_MARKS)]
+    parent, name = inside[-1][-2:]
+    return f"{parent}.{name}" if name in attention else name

@@ -44,8 +44,9 @@ def output_head(model: PreTrainedModel | PeftModel) -> Head:
     layer = inner.get_output_embeddings()
     if type(layer) is not nn.Linear:
         raise InputError(
-            f"the output head of {type(inner).__name__} is a {type(layer).__name__}, not one "
-            "linear layer: leave it out of the adapter's target modules and of modules_to_save"
+            f"the output head of {type(inner).__name__} is no plain linear layer but a "
+            f"{type(layer).__module__}.{type(layer).__name__}: leave it out of the adapter's "
+            "target modules and of modules_to_save"
         )
     config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0

@@ -43,13 +43,15 @@ def load_model(
         raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
     location = _location(name_or_path)
     base = _adapter_base(name_or_path)
-    if base is not None:
-        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-        return merged(model, Path(name_or_path).expanduser())
     try:
+        if base is not None:
+            model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+            return merged(model, Path(name_or_path).expanduser())
         model = AutoModelForCausalLM.from_pretrained(
             **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
         )
+    except InputError:
+        raise
     except _LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} cannot be loaded as a causal language model: "
@@ -78,7 +80,7 @@ def load_tokenizer(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             **location, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
         ) from error
@@ -90,7 +92,7 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
     location = _location(_adapter_base(name_or_path) or name_or_path)
     try:
         config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} has no configuration that can be loaded: "
             f"{_first_sentence(error)}"
@@ -105,10 +107,13 @@ def _adapter_base(name_or_path: str) -> str | None:
         return None
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path} is not an adapter's configuration: save it again") from error
+    except (ValueError, KeyError, TypeError):
+        base = None
     if not isinstance(base, str):
-        raise InputError(f"{path} names no base model: set base_model_name_or_path to its folder")
+        raise InputError(
+            f"--model {name_or_path} has an adapter_config.json that names no base model: set "
+            "base_model_name_or_path in it, or save the adapter again"
+        )
     return base
 
 
