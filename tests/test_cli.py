@@ -56,6 +56,9 @@ def command(model: Path, texts: dict[str, Path], output: Path, /, **options: obj
     return ["train", *(str(word) for name, value in pairs for word in (f"--{name}", value))]
 
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
 def sentence_of(error: str) -> str:
     """The one line that a refusal prints."""
     # A progress bar may have moved the cursor before it.
@@ -350,7 +353,7 @@ def test_commands_of_the_readme_are_understood() -> None:
     assert len(readme.splitlines()) < 200
     commands = re.findall(r"^    mft (.+)$", readme, re.M) + re.findall(r"`mft (demo.*?)`", readme)
     assert len(commands) >= 4
-    for line in commands:
+    for line in [*commands, f"train {EXAMPLES / 'handbook.yaml'}"]:
         verb, *words = line.split()
         assert _parsed(verb, options[verb], words)
 
