@@ -325,6 +325,15 @@ def test_help_is_short_and_grouped(verb: str, capsys: Any) -> None:
     assert "--no_" not in text
 
 
+def test_what_can_be_known_at_once_is_refused_before_the_texts_are_read(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    nowhere = texts | {"data": Path("/no/such/text")}
+    words = command(model_folder, nowhere, tmp_path / "out", resume_from_checkpoint=True)
+    assert main(words) == 2
+    assert "checkpoint" in sentence_of(capsys.readouterr().err)
+
+
 def test_unknown_verb(capsys: Any) -> None:
     assert main(["tarin"]) == 2
     assert "train" in sentence_of(capsys.readouterr().err)
