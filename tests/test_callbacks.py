@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
+from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, Stopwatch, within_budget
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,13 @@ def test_the_progress_line_shows_the_latest_figures():
         {"loss": "2.346", "S%": "12.35"},
         {"loss": "2.000", "S%": "12.35"},
     ]
+
+
+def test_the_stopwatch_leaves_out_what_is_not_a_step(monkeypatch):
+    clock = iter([10.0, 12.0, 50.0, 53.0])
+    monkeypatch.setattr("minifinetuning.callbacks.time.perf_counter", lambda: next(clock))
+    watch = Stopwatch()
+    for _ in range(2):
+        watch.on_step_begin(None, TrainerState(), TrainerControl())
+        watch.on_step_end(None, TrainerState(), TrainerControl())
+    assert (watch.steps, watch.seconds) == (2, 5.0)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-__all__ = ["Budget", "ProgressLine", "StartingPoint", "within_budget"]
+__all__ = ["Budget", "ProgressLine", "StartingPoint", "Stopwatch", "within_budget"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,26 @@ class StartingPoint(TrainerCallback):  # type: ignore[misc]
         self.save(folder)
         state.best_metric = self.perplexity()
         state.best_model_checkpoint = str(folder)
+
+
+class Stopwatch(TrainerCallback):  # type: ignore[misc]
+    """Seconds and number of the optimizer steps of this call, evaluations and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self._start = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.seconds += time.perf_counter() - self._start
+        self.steps += 1
 
 
 class ProgressLine(ProgressCallback):  # type: ignore[misc]

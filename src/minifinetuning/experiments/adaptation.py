@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from minifinetuning.callbacks import Stopwatch
 from minifinetuning.config import (
     AdapterConfig,
     MFTConfig,
@@ -167,6 +168,7 @@ def trained(
     """The trainer after its run, holding the kept weights, and the content of metrics.json."""
     student = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
     uses_cache = student.config.use_cache
+    stopwatch = Stopwatch()
     trainer = MFTTrainer(
         model=student,
         args=training,
@@ -176,13 +178,13 @@ def trained(
         peft_config=(
             adapter_config(adapter.adapter, student, adapter.rank) if adapter.adapter else None
         ),
-        callbacks=callbacks,
+        callbacks=[stopwatch, *(callbacks or [])],
     )
     trainer.reference = reference
-    output = trainer.train(_resume_argument(training.resume_from_checkpoint))
+    trainer.train(_resume_argument(training.resume_from_checkpoint))
     # Trainer turns the cache off for training; the model that people load should generate with it.
     causal_model(trainer.model).config.use_cache = uses_cache
-    return trainer, _metrics(trainer, output.metrics, model, adapter, texts)
+    return trainer, _metrics(trainer, stopwatch, model, adapter, texts)
 
 
 def _resume_argument(value: str | None) -> str | bool | None:
@@ -194,7 +196,7 @@ def _resume_argument(value: str | None) -> str | bool | None:
 
 def _metrics(
     trainer: MFTTrainer,
-    train_metrics: dict[str, float],
+    stopwatch: Stopwatch,
     model: ModelConfig,
     adapter: AdapterConfig,
     texts: Texts,
@@ -219,7 +221,7 @@ def _metrics(
         "device": _device_name(trainer.args.device),
         "seed": training.seed,
         "tokens_per_second": _tokens_per_second(
-            trainer, train_metrics, texts.specialized.summary.sequence_length
+            stopwatch, training, texts.specialized.summary.sequence_length
         ),
     }
 
@@ -244,15 +246,12 @@ def _history(trainer: MFTTrainer) -> list[dict[str, Any]]:
 
 
 def _tokens_per_second(
-    trainer: MFTTrainer, train_metrics: dict[str, float], sequence_length: int
+    stopwatch: Stopwatch, training: MFTConfig, sequence_length: int
 ) -> float | None:
-    """Training tokens a second, evaluations not counted; None in a resumed run that did nothing."""
-    evaluating = sum(log.get("eval_runtime", 0.0) for log in trainer.state.log_history)
-    seconds = train_metrics["train_runtime"] - evaluating
-    steps = trainer.state.global_step - trainer._initial_global_step
-    sequences = steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    tokens = sequences * trainer.args.world_size * sequence_length
-    return tokens / seconds if seconds > 0 and tokens else None
+    """Training tokens a second over all processes; None in a resumed run that did nothing."""
+    sequences = training.train_batch_size * training.gradient_accumulation_steps
+    tokens = stopwatch.steps * sequences * training.world_size * sequence_length
+    return tokens / stopwatch.seconds if tokens else None
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,11 @@ DTYPES = {
 }
 
 
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+# What from_pretrained lets through for files that are missing, broken or of another kind.
+_LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    SafetensorError,
+)
 
 
 def load_model(
