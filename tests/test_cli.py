@@ -87,6 +87,8 @@ def test_train_writes_a_checkpoint_that_plain_transformers_loads(
     metrics = json.loads((output / "metrics.json").read_text())
     assert {"reference", "tuned", "specialization", "degeneralization", "ratio"} <= set(metrics)
     assert {"intervals", "step", "configuration", "versions", "device", "seed"} <= set(metrics)
+    assert metrics["configuration"]["max_steps"] == metrics["full_configuration"]["max_steps"] == 4
+    assert metrics["full_configuration"]["adam_beta2"] == 0.999
     assert set(metrics["tuned"]) == {"specialized_perplexity", "general_perplexity"}
     assert [entry["step"] for entry in metrics["history"]] == [0, 2, 4]
     assert "S %" in capsys.readouterr().out

@@ -123,6 +123,9 @@ def read_texts(
 
 def require_folder(training: MFTConfig) -> None:
     """Refuse, or clear, the output folder: worth knowing before the texts are read."""
+    if training.process_index > 0:
+        # The first process speaks for all: the others could meet what it has written by then.
+        return
     prepare_folder(
         Path(str(training.output_dir)),
         overwrite=training.overwrite_output_dir,
@@ -217,6 +220,7 @@ def _metrics(
         "history": _history(trainer),
         "data": texts.summary(),
         "configuration": configuration,
+        "full_configuration": training.to_dict(),
         "versions": _versions(),
         "device": _device_name(trainer.args.device),
         "seed": training.seed,

@@ -49,7 +49,10 @@ def _about_general_text(metrics: dict[str, Any]) -> dict[str, Any]:
         {"step": entry["step"], "general_perplexity": entry["specialized_perplexity"]}
         for entry in metrics["history"]
     ]
-    kept = ("step", "last_step", "configuration", "versions", "device", "seed", "tokens_per_second")
+    kept = (
+        *("step", "last_step", "configuration", "full_configuration"),
+        *("versions", "device", "seed", "tokens_per_second"),
+    )
     return {
         "method": "reference",
         **perplexity,

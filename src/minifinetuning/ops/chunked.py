@@ -136,6 +136,34 @@ class _Gradients:
     def any(self) -> bool:
         return any(gradient is not None for gradient in (self.hidden, self.weight, self.bias))
 
+    def add(
+        self, chunk: slice, logit_gradient: Tensor, hidden: Tensor, weight: Tensor, head: Head
+    ) -> None:
+        """Carry a chunk's d loss / d z_S (n, V), still without w and scale, to the parameters."""
+        # Weight and scale multiply rows, so they go on the narrow side of each product.
+        row_scale = (weight * head.scale).unsqueeze(1)
+        if self.hidden is not None:
+            torch.mm(logit_gradient, head.weight, out=self.hidden[chunk]).mul_(row_scale)
+        if self.weight is not None:
+            self.weight[: head.size].addmm_(logit_gradient.T, hidden * row_scale)
+        if self.bias is not None:
+            self.bias[: head.size].addmv_(logit_gradient.T, row_scale.squeeze(1))
+
+
+@dataclass(frozen=True)
+class _TeacherSums:
+    """The teacher on a chunk: p_T (n, V_T), and per token (n,) what the loss needs of it.
+
+    `expected_logit` is sum(p_T * z_S), `negative_entropy` sum(p_T * log p_T), `label` p_T[l] and
+    `highest` max p_T.
+    """
+
+    probabilities: Tensor
+    expected_logit: Tensor
+    negative_entropy: Tensor
+    label: Tensor
+    highest: Tensor
+
 
 class _Work:
     """The buffers of one call and the arithmetic of one chunk."""
@@ -183,52 +211,59 @@ class _Work:
 
         z_student = _logits(self.head, hidden, out=first)
         student_label = _at(z_student, safe_labels)
-        if self.teacher_head is None:
-            target_logit: Tensor | float = 0.0
-            teacher_probabilities = None
-            p_student, lse_student = _softmax(z_student, out=second)
-            tokens = TokenProbabilities((student_label - lse_student).exp())
+        teacher = self._teacher_sums(chunk, z_student, safe_labels, second, third)
+        # The teacher's logits are used up: their buffer serves the student's probabilities.
+        p_student, lse_student = _softmax(z_student, out=second)
+        p_label = (student_label - lse_student).exp()
+        if teacher is None:
+            tokens = TokenProbabilities(p_label)
+            expected_logit = torch.zeros_like(p_label)
         else:
-            assert self.teacher_hidden is not None
-            teacher_hidden = self.teacher_hidden[chunk].to(self.dtype)
-            z_teacher = _logits(self.teacher_head, teacher_hidden, out=second)
-            teacher_probabilities, lse_teacher = _softmax(z_teacher, out=third)
-            target_logit = torch.linalg.vecdot(
-                teacher_probabilities, z_student[:, : self.teacher_head.size]
-            )
-            negative_entropy = torch.linalg.vecdot(teacher_probabilities, z_teacher) - lse_teacher
-            # A label that the teacher's vocabulary lacks has no probability there.
-            known = safe_labels < self.teacher_head.size
-            teacher_label = (_at(z_teacher, safe_labels.where(known, 0)) - lse_teacher).exp()
-            teacher_label = teacher_label.where(known, 0.0)
-            teacher_max = (z_teacher.amax(1) - lse_teacher).exp()
-            # The teacher's logits are used up: their buffer serves the student's probabilities.
-            p_student, lse_student = _softmax(z_student, out=second)
-            student_probability = (student_label - lse_student).exp()
-            tokens = TokenProbabilities(student_probability, teacher_label, teacher_max)
-            forward_kl.copy_((negative_entropy - target_logit + lse_student).where(kept, 0.0))
+            tokens = TokenProbabilities(p_label, teacher.label, teacher.highest)
+            expected_logit = teacher.expected_logit
+            divergence = teacher.negative_entropy - expected_logit + lse_student
+            forward_kl.copy_(divergence.where(kept, 0.0))
             right.copy_(tokens.teacher_is_right & kept)
 
         mixing, weight = self.rule(tokens)
         weight = weight.where(kept, 0.0)
-        cross_entropy = lse_student - (1 - mixing) * target_logit - mixing * student_label
+        cross_entropy = lse_student - (1 - mixing) * expected_logit - mixing * student_label
         loss.copy_((weight * cross_entropy).where(kept, 0.0))
         likelihood.copy_((lse_student - student_label).where(kept, 0.0))
         mixing_out.copy_(mixing.where(kept, 0.0))
 
         if gradients.any:
+            p_teacher = None if teacher is None else teacher.probabilities
             logit_gradient = _logit_gradient(
-                p_student, teacher_probabilities, mixing, safe_labels, z_student, self.head
+                p_student, p_teacher, mixing, safe_labels, z_student, self.head
             )
-            # The weight scales rows, so it goes on the narrow side of each product.
-            row_scale = (weight * self.head.scale).unsqueeze(1)
-            if gradients.hidden is not None:
-                out = gradients.hidden[chunk]
-                torch.mm(logit_gradient, self.head.weight, out=out).mul_(row_scale)
-            if gradients.weight is not None:
-                gradients.weight[: self.head.size].addmm_(logit_gradient.T, hidden * row_scale)
-            if gradients.bias is not None:
-                gradients.bias[: self.head.size].addmv_(logit_gradient.T, row_scale.squeeze(1))
+            gradients.add(chunk, logit_gradient, hidden, weight, self.head)
+
+    def _teacher_sums(
+        self,
+        chunk: slice,
+        z_student: Tensor,
+        labels: Tensor,
+        logit_buffer: Tensor,
+        probability_buffer: Tensor,
+    ) -> "_TeacherSums | None":
+        """All that the loss needs of the teacher; None without one."""
+        if self.teacher_hidden is None or self.teacher_head is None:
+            return None
+        size = self.teacher_head.size
+        hidden = self.teacher_hidden[chunk].to(self.dtype)
+        logits = _logits(self.teacher_head, hidden, out=logit_buffer)
+        probabilities, lse = _softmax(logits, out=probability_buffer)
+        # A label that the teacher's vocabulary lacks has no probability there.
+        known = labels < size
+        label = (_at(logits, labels.where(known, 0)) - lse).exp().where(known, 0.0)
+        return _TeacherSums(
+            probabilities=probabilities,
+            expected_logit=torch.linalg.vecdot(probabilities, z_student[:, :size]),
+            negative_entropy=torch.linalg.vecdot(probabilities, logits) - lse,
+            label=label,
+            highest=(logits.amax(1) - lse).exp(),
+        )
 
     def _buffers(self, rows: int) -> list[Tensor]:
         """Three (rows, V) buffers, reused by every chunk: allocating would cost the most."""
