@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minifinetuning.objectives import Rule, TokenProbabilities
+from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.result import Distillation
 
@@ -83,7 +84,7 @@ class _ChunkedDistillation(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         needed = [with_gradients and need for need in ctx.needs_input_grad[:3]]
-        gradients = _Gradients.zeros(hidden, weight, bias, dtype, needed)
+        gradients = Gradients.zeros(hidden, weight, bias, dtype, needed)
         work = _Work(head.detached(), teacher, rule, dtype, hidden.device)
         rows = chunk_rows or work.rows_within(BUFFER_BYTES)
         outputs = work.outputs(hidden.shape[0])
@@ -103,51 +104,6 @@ class _ChunkedDistillation(torch.autograd.Function):
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*scaled, *[None] * 7)
-
-
-@dataclass
-class _Gradients:
-    """Gradients of the summed loss in float32 or better; None where they are not needed."""
-
-    hidden: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-    @classmethod
-    def zeros(
-        cls,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        dtype: torch.dtype,
-        needed: list[bool],
-    ) -> "_Gradients":
-        like = (hidden, weight, bias)
-        return cls(
-            *(
-                torch.zeros(tensor.shape, dtype=dtype, device=tensor.device)
-                if need and tensor is not None
-                else None
-                for tensor, need in zip(like, needed, strict=True)
-            )
-        )
-
-    @property
-    def any(self) -> bool:
-        return any(gradient is not None for gradient in (self.hidden, self.weight, self.bias))
-
-    def add(
-        self, chunk: slice, logit_gradient: Tensor, hidden: Tensor, weight: Tensor, head: Head
-    ) -> None:
-        """Carry a chunk's d loss / d z_S (n, V), still without w and scale, to the parameters."""
-        # Weight and scale multiply rows, so they go on the narrow side of each product.
-        row_scale = (weight * head.scale).unsqueeze(1)
-        if self.hidden is not None:
-            torch.mm(logit_gradient, head.weight, out=self.hidden[chunk]).mul_(row_scale)
-        if self.weight is not None:
-            self.weight[: head.size].addmm_(logit_gradient.T, hidden * row_scale)
-        if self.bias is not None:
-            self.bias[: head.size].addmv_(logit_gradient.T, row_scale.squeeze(1))
 
 
 @dataclass(frozen=True)
@@ -201,7 +157,7 @@ class _Work:
         labels: Tensor,
         kept: Tensor,
         outputs: tuple[Tensor, ...],
-        gradients: _Gradients,
+        gradients: Gradients,
     ) -> None:
         """Fill this chunk's rows of the outputs and add its part of the gradients."""
         loss, likelihood, forward_kl, right, mixing_out = (output[chunk] for output in outputs)
