@@ -180,7 +180,7 @@ class MFTConfig(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="eval_selection_perplexity",
         metadata={
-            "help": "Specialized perplexity, infinite where the forgetting budget is broken."
+            "help": "Specialized perplexity; infinite where the budget is broken or nothing saved."
         },
     )
     greater_is_better: bool | None = field(

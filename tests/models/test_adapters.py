@@ -111,3 +111,11 @@ def test_ia3_tells_layers_of_one_name_apart(tiny_model):
     paths = [path for path, module in peft_model.named_modules() if hasattr(module, "base_layer")]
     adapted = {".".join(path.split(".")[-2:]) for path in paths}
     assert adapted == {"attn.c_attn", "mlp.c_proj"}
+
+
+def test_ia3_finds_the_mlp_however_its_name_is_written(tiny_model):
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        layer.MLP = layer.mlp
+        del layer.mlp
+    assert adapter_config("ia3", model).feedforward_modules == {"down_proj"}

@@ -53,10 +53,9 @@ def projections(model: PreTrainedModel) -> tuple[list[str], list[str]]:
     """
     attention, mlp = set(), set()
     for path, _ in _linear_layers(model):
-        *parents, _ = path.lower().split(".")
-        if any(mark in parent for parent in parents for mark in _MLP_MARKS):
+        if _is_inside(path, _MLP_MARKS):
             mlp.add(path.split(".")[-1])
-        elif any(mark in parent for parent in parents for mark in _ATTENTION_MARKS):
+        elif _is_inside(path, _ATTENTION_MARKS):
             attention.add(path.split(".")[-1])
     if not attention or not mlp:
         raise InputError(
@@ -64,6 +63,12 @@ def projections(model: PreTrainedModel) -> tuple[list[str], list[str]]:
             "pass a peft_config to MFTTrainer instead of --adapter"
         )
     return sorted(attention), sorted(mlp)
+
+
+def _is_inside(path: str, marks: tuple[str, ...]) -> bool:
+    """Whether a module above the one at `path` bears one of the marks in its name."""
+    parents = path.lower().split(".")[:-1]
+    return any(mark in parent for parent in parents for mark in marks)
 
 
 def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
@@ -75,7 +80,6 @@ def _mlp_output(model: PreTrainedModel, attention: list[str]) -> str:
 
     Named with its parent where an attention projection has the same name, as in GPT-2.
     """
-    paths = [path.split(".") for path, _ in _linear_layers(model)]
-    inside = [path for path in paths if any(m in p for p in path[:-1] for m in _MLP_MARKS)]
-    parent, name = inside[-1][-2:]
+    inside = [path for path, _ in _linear_layers(model) if _is_inside(path, _MLP_MARKS)]
+    parent, name = inside[-1].split(".")[-2:]
     return f"{parent}.{name}" if name in attention else name

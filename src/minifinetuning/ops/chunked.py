@@ -136,12 +136,12 @@ class _Work:
         self.head = _in_dtype(head, dtype)
         self.teacher_hidden = None if teacher is None else teacher[0]
         self.teacher_head = None if teacher is None else _in_dtype(teacher[1], dtype)
+        self.buffer_count = 2 if teacher is None else 3
         self.buffers: list[Tensor] = []
 
     def rows_within(self, memory: int) -> int:
         """Tokens of a chunk whose logit buffers fit in `memory` bytes."""
-        buffers = 2 if self.teacher_head is None else 3
-        row = self.head.size * buffers * self.dtype.itemsize
+        row = self.head.size * self.buffer_count * self.dtype.itemsize
         return max(LEAST_ROWS, memory // row)
 
     def outputs(self, tokens: int) -> tuple[Tensor, ...]:
@@ -224,12 +224,12 @@ class _Work:
     def _buffers(self, rows: int) -> list[Tensor]:
         """Three (rows, V) buffers, reused by every chunk: allocating would cost the most."""
         if not self.buffers:
-            count = 2 if self.teacher_head is None else 3
             self.buffers = [
                 torch.empty(rows * self.head.size, dtype=self.dtype, device=self.device)
-                for _ in range(count)
+                for _ in range(self.buffer_count)
             ]
-            self.buffers += self.buffers[-1:] * (3 - count)
+            # Without a teacher nothing is written to the third.
+            self.buffers += self.buffers[-1:] * (3 - self.buffer_count)
         return [buffer[: rows * self.head.size] for buffer in self.buffers]
 
 
