@@ -2,6 +2,7 @@ import hashlib
 
 import numpy
 import pytest
+import tqdm
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
@@ -49,13 +50,24 @@ def test_long_documents_raise_no_warning(tokenizer, caplog, capfd):
     assert "maximum sequence length" not in caplog.text + captured.err + captured.out
 
 
-def test_batches_keep_order_and_progress_is_shown_when_asked(tokenizer, capfd):
+class CountingBar(tqdm.tqdm):
+    counted = 0
+
+    def update(self, n=1):
+        type(self).counted += n
+        return super().update(n)
+
+
+def test_batches_keep_order_and_progress_is_shown_when_asked(tokenizer, capfd, monkeypatch):
     texts = [f"text {number}" for number in range(600)]
     tokenized = tokenize_documents(documents(*texts), tokenizer)
     assert [tokenizer.decode(one.token_ids[:-1]) for one in tokenized] == texts
     assert "tokenizing" not in capfd.readouterr().err
+    monkeypatch.setattr("tqdm.tqdm", CountingBar)
     tokenize_documents(documents(*texts), tokenizer, progress=True)
     assert "0/600" in capfd.readouterr().err
+    # The bar removes itself, so its last count is not to be read off the screen.
+    assert CountingBar.counted == 600
 
 
 def test_a_tokenizer_without_eos_is_refused(backend):
