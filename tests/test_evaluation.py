@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from minifinetuning.evaluation import TextScores, collate, comparison, text_scores
+from minifinetuning.data.batches import collate
+from minifinetuning.evaluation import TextScores, comparison, text_scores
 from minifinetuning.metrics import SequenceLosses
 from minifinetuning.teachers import teacher_of
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from minifinetuning.data.batches import Sequences, collate
 from minifinetuning.metrics import SequenceLosses, changes
 from minifinetuning.models.causal import causal_model, evaluating
 from minifinetuning.models.student import DistillationInputs, distillation_output
@@ -21,23 +22,13 @@ from minifinetuning.teachers import Teacher
 __all__ = [
     "GENERAL",
     "SPECIALIZED",
-    "Sequences",
     "TextScores",
-    "collate",
     "comparison",
     "text_scores",
 ]
 
 SPECIALIZED, GENERAL = "specialized", "general"
 """The names of the two validation texts, in `eval_dataset` and in every metric."""
-
-
-class Sequences(Protocol):
-    """A dataset of token sequences: `PackedSequences`, a `datasets.Dataset`, a list of dicts."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -61,37 +52,6 @@ class TextScores:
         if self.forward_kl is None:
             return None
         return float(self.forward_kl.sum() / self.losses.tokens.sum())
-
-
-def collate(examples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Examples of `input_ids`, maybe `attention_mask` and `labels`, to a batch of (B, T) tensors.
-
-    Shorter sequences are padded at their end. Missing labels are the input ids. Padding, and the
-    first token of a sequence, which nothing predicts, get the label -100, so that counting labels
-    counts predictions.
-    """
-    rows = [
-        {name: torch.as_tensor(example[name]) for name in example if name in _COLUMNS}
-        for example in examples
-    ]
-    length = max(len(row["input_ids"]) for row in rows)
-    batch: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
-    for row in rows:
-        tokens = row["input_ids"].long()
-        mask = row.get("attention_mask", torch.ones_like(tokens)).long()
-        labels = row.get("labels", tokens).long().masked_fill(mask == 0, -100)
-        labels[0] = -100
-        room = (0, length - len(tokens))
-        for name, values, filler in (
-            ("input_ids", tokens, 0),
-            ("attention_mask", mask, 0),
-            ("labels", labels, -100),
-        ):
-            batch[name].append(torch.nn.functional.pad(values, room, value=filler))
-    return {name: torch.stack(values) for name, values in batch.items()}
-
-
-_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
 def text_scores(
@@ -125,8 +85,7 @@ def text_scores(
             batch = {name: values.to(device) for name, values in collate(examples).items()}
             inputs = DistillationInputs(
                 rule=finetuning,
-                teacher_hidden=None if teacher is None else teacher.hidden_states(batch),
-                teacher_head=None if teacher is None else teacher.head,
+                teacher=None if teacher is None else teacher.outputs(batch),
             )
             output = distillation_output(causal_model(model), batch, inputs)
             by_sequence = (len(examples), -1)

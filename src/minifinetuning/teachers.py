@@ -1,4 +1,4 @@
-"""The unfinetuned model as teacher: a frozen copy, or the same weights with the adapters off."""
+"""The unfinetuned model as teacher: a frozen copy, the adapters switched off, or remembered."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,27 +16,50 @@ from minifinetuning.models.causal import (
     evaluating,
     hidden_states,
     output_head,
+    predicting,
     probe_inputs,
 )
-from minifinetuning.ops import Head
+from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates
 
-__all__ = ["AdaptersOff", "FrozenCopy", "FrozenModel", "Teacher", "teacher_of"]
+__all__ = [
+    "AdaptersOff",
+    "FrozenCopy",
+    "FrozenModel",
+    "ModelTeacher",
+    "StartingModel",
+    "Teacher",
+    "teacher_of",
+]
 
 
 class Teacher(Protocol):
-    """Whatever gives the starting model's hidden states and holds its output head."""
+    """Whatever says what the starting model predicts."""
+
+    def outputs(self, inputs: Mapping[str, Any]) -> TeacherStates | ExpectedEmbedding:
+        """The teacher at the B * (T - 1) predicting positions of a batch, as the op takes it.
+
+        `inputs` holds `input_ids` and `attention_mask` (B, T), and what else a batch brings along.
+        """
+        ...
+
+
+class ModelTeacher:
+    """A teacher that computes: `hidden_states` and `head` are a model's, frozen in some way."""
 
     @property
     def head(self) -> Head:
         """The starting model's output head (V_T, H_T), out of the graph."""
-        ...
+        raise NotImplementedError
 
     def hidden_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """(B, T, H_T) for `input_ids` and `attention_mask` (B, T): no dropout, no gradient."""
-        ...
+        raise NotImplementedError
+
+    def outputs(self, inputs: Mapping[str, Any]) -> TeacherStates:
+        return TeacherStates(predicting(self.hidden_states(inputs)), self.head)
 
 
-def teacher_of(model: PreTrainedModel | PeftModel) -> Teacher:
+def teacher_of(model: PreTrainedModel | PeftModel) -> ModelTeacher:
     """The teacher of a student about to be trained: without a second copy where adapters allow it.
 
     Raises InputError where the adapters cannot be switched off faithfully (see `AdaptersOff`).
@@ -44,7 +67,7 @@ def teacher_of(model: PreTrainedModel | PeftModel) -> Teacher:
     return AdaptersOff(model) if isinstance(model, PeftModel) else FrozenCopy(model)
 
 
-class FrozenModel:
+class FrozenModel(ModelTeacher):
     """A model held still: no gradients, evaluation mode. It is taken as it is, not copied."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -70,7 +93,22 @@ class FrozenCopy(FrozenModel):
         super().__init__(deepcopy(model))
 
 
-class AdaptersOff:
+class StartingModel(ModelTeacher):
+    """A model that is about to be trained, while it is still its own teacher: no copy at all."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    @property
+    def head(self) -> Head:
+        return output_head(self.model).detached()
+
+    def hidden_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        with evaluating(self.model):
+            return hidden_states(self.model, inputs)
+
+
+class AdaptersOff(ModelTeacher):
     """The student with its adapters switched off: no second copy of the weights.
 
     Raises InputError, with the reason, where switching off does not give the starting model back:

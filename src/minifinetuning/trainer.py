@@ -23,15 +23,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
 from minifinetuning.config import MFTConfig
+from minifinetuning.data.batches import Sequences, collate
 from minifinetuning.errors import InputError, TrainingDivergedError
-from minifinetuning.evaluation import (
-    GENERAL,
-    SPECIALIZED,
-    Sequences,
-    TextScores,
-    collate,
-    text_scores,
-)
+from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, text_scores
 from minifinetuning.metrics import degeneralization, ratio, specialization
 from minifinetuning.models.causal import causal_model, check_halves
 from minifinetuning.models.loading import load_model, load_tokenizer
@@ -155,8 +149,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             return DistillationInputs(self.rule, with_logits=with_logits)
         # The student's own forward is under autocast by accelerate's wrapper; the teacher's is not.
         with self.accelerator.autocast():
-            hidden = self.teacher.hidden_states(inputs)
-        return DistillationInputs(self.rule, hidden, self.teacher.head, with_logits)
+            outputs = self.teacher.outputs(inputs)
+        return DistillationInputs(self.rule, outputs, with_logits)
 
     # Evaluation
 

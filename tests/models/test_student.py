@@ -6,9 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from minifinetuning.models.causal import hidden_states, output_head
+from minifinetuning.models.causal import hidden_states, output_head, predicting
 from minifinetuning.models.student import DistillationInputs, attach_distillation
 from minifinetuning.objectives import finetuning, rule
+from minifinetuning.ops import TeacherStates
 
 FAMILIES = ["llama", "gpt_neo", "phi", "gemma2", "cohere", "granite", "nemotron"]
 
@@ -51,7 +52,8 @@ def test_minifinetuning_is_the_papers_loss_in_a_plain_loop(tiny_model, batch):
     output = model(
         **batch,
         distillation=DistillationInputs(
-            rule("mft", 0.25), teacher_hidden, output_head(teacher).detached()
+            rule("mft", 0.25),
+            TeacherStates(predicting(teacher_hidden), output_head(teacher).detached()),
         ),
     )
     expected = 0.0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,14 +11,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from minifinetuning.objectives import OBJECTIVES, TokenProbabilities, rule
-from minifinetuning.ops import Head, chunked, linear_distillation
+from minifinetuning.ops import (
+    ExpectedEmbedding,
+    Head,
+    TeacherStates,
+    buffers,
+    expected_embedding,
+    linear_distillation,
+)
 from minifinetuning.ops.chunked import chunked_distillation
+
+
+def in_blocks(*args, **options):
+    """Chunks of 5 tokens in blocks of 2: three blocks a chunk, the last of a single token."""
+    row_bytes = args[1].size * torch.promote_types(args[0].dtype, torch.float32).itemsize
+    with mock.patch.object(buffers, "BLOCK_BYTES", 2 * row_bytes):
+        return chunked_distillation(*args, chunk_rows=5, **options)
+
 
 IMPLEMENTATIONS = {
     "reference": partial(linear_distillation, impl="reference"),
     "one chunk": linear_distillation,
     # Four chunks of 4, 4, 4 and 2 of the 14 tokens.
     "chunks": partial(chunked_distillation, chunk_rows=4),
+    "blocks": in_blocks,
 }
 VARIANTS = {
     "plain": {},
@@ -100,11 +117,13 @@ def run(name, case, some_rule, *, teacher=True, trained=LEAVES, upstream=1.0, **
 
 
 def forward(name, case, some_rule, teacher=True, trained=LEAVES, **options):
+    """`teacher` is an `ExpectedEmbedding`, True for the case's own teacher, or False for none."""
     inputs = leaves(case, trained)
     head = replace(case.head, weight=inputs["weight"], bias=inputs.get("bias"))
-    given = case.teacher if teacher else ()
+    if isinstance(teacher, bool):
+        teacher = TeacherStates(*case.teacher) if teacher else None
     function = IMPLEMENTATIONS[name]
-    result = function(inputs["hidden"], head, case.labels, some_rule, *given, **options)
+    result = function(inputs["hidden"], head, case.labels, some_rule, teacher, **options)
     return result, inputs
 
 
@@ -208,7 +227,7 @@ def test_gradients_are_the_slopes_of_the_loss(variant, name):
         given = dict(zip(inputs, values, strict=True))
         head = replace(case.head, weight=given["weight"], bias=given.get("bias"))
         return IMPLEMENTATIONS[name](
-            given["hidden"], head, case.labels, rule("mft"), *case.teacher
+            given["hidden"], head, case.labels, rule("mft"), TeacherStates(*case.teacher)
         ).loss
 
     assert torch.autograd.gradcheck(loss, tuple(inputs.values()))
@@ -286,7 +305,7 @@ def test_no_gradient_reaches_the_teacher_not_even_through_shared_weights(truth, 
     hidden = case.hidden.clone().requires_grad_()
     teacher_hidden = torch.randn_like(hidden).requires_grad_()
     head, teacher_head = Head(weight), Head(weight)
-    given = (head, case.labels, rule("mft"), teacher_hidden, teacher_head)
+    given = (head, case.labels, rule("mft"), TeacherStates(teacher_hidden, teacher_head))
     IMPLEMENTATIONS[name](hidden, *given).loss.backward()
     assert teacher_hidden.grad is None
     wanted = truth(hidden, head, case.labels, "mft", 0.25, teacher_hidden, teacher_head)
@@ -335,7 +354,7 @@ def test_a_tie_counts_as_right(name):
 def test_backward_twice_needs_retain_graph_and_then_adds_the_same(name):
     case = make_case()
     hidden = case.hidden.clone().requires_grad_()
-    given = (case.head, case.labels, rule("mft"), *case.teacher)
+    given = (case.head, case.labels, rule("mft"), TeacherStates(*case.teacher))
     loss = IMPLEMENTATIONS[name](hidden, *given).loss
     loss.backward(retain_graph=True)
     once = hidden.grad.clone()
@@ -350,7 +369,7 @@ def test_the_reference_has_a_second_derivative():
 
     def loss(hidden):
         return IMPLEMENTATIONS["reference"](
-            hidden, case.head, case.labels, rule("mft"), *case.teacher
+            hidden, case.head, case.labels, rule("mft"), TeacherStates(*case.teacher)
         ).loss
 
     assert torch.autograd.gradgradcheck(loss, case.hidden.clone().requires_grad_())
@@ -360,10 +379,95 @@ def test_a_second_derivative_is_refused_by_chunks():
     case = make_case()
     hidden = case.hidden.clone().requires_grad_()
     upstream = torch.ones((), dtype=torch.float64, requires_grad=True)
-    result = chunked_distillation(hidden, case.head, case.labels, rule("mft"), *case.teacher)
+    result = chunked_distillation(
+        hidden, case.head, case.labels, rule("mft"), TeacherStates(*case.teacher)
+    )
     (slope,) = torch.autograd.grad(result.loss * upstream, hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+# The expected embedding in place of the teacher's hidden states.
+
+
+def frozen_case(variant, **options):
+    """A case whose teacher has the student's own head, as a student with a frozen head has."""
+    case = make_case(variant, **options)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(case.hidden.shape, generator=generator, dtype=torch.float64)
+    case.teacher = (hidden.to(case.hidden.dtype), case.head)
+    case.labels[::3] = case.head.logits(hidden)[::3].argmax(1)
+    case.labels[[n for n in IGNORED if n < len(case.labels)]] = -100
+    return case
+
+
+@over_implementations
+@pytest.mark.parametrize("variant", ["plain", "bias", "scale", "padded"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_expected_embedding_gives_loss_statistics_and_gradient(truth, objective, variant, name):
+    case = frozen_case(variant)
+    teacher = expected_embedding(*case.teacher, case.labels)
+    result, gradients = run(name, case, rule(objective), teacher=teacher, trained=("hidden",))
+    wanted = expected(truth, case, objective)
+    assert {True, False} == set(wanted.teacher_is_right)
+    assert_is_truth(result, {"hidden": gradients["hidden"]}, wanted)
+    assert gradients["weight"] is None
+
+
+def test_an_expected_embedding_is_computed_block_by_block(truth):
+    case = frozen_case("bias", tokens=600)
+    teacher = expected_embedding(*case.teacher, case.labels)
+    result, _ = run("one chunk", case, rule("mft"), teacher=teacher, trained=("hidden",))
+    assert_close(result.loss.detach(), expected(truth, case, "mft").loss)
+
+
+def test_an_expected_embedding_spares_the_teachers_logits():
+    case = frozen_case("plain", tokens=64)
+    teacher = expected_embedding(*case.teacher, case.labels)
+    with mock.patch.object(torch, "mm", wraps=torch.mm) as products:
+        run("one chunk", case, rule("mft"), teacher=teacher, trained=("hidden",))
+    # z_S and the gradient of the hidden states.
+    assert products.call_count == 2
+
+
+@over_implementations
+def test_an_expected_embedding_in_half_precision_loses_what_its_dtype_loses(truth, name):
+    case = frozen_case("bias", dtype=torch.float32)
+    exact = expected_embedding(*case.teacher, case.labels)
+    rounded = replace(exact, embedding=exact.embedding.bfloat16())
+    wanted = expected(truth, case, "mft")
+    result, gradients = run(name, case, rule("mft"), teacher=rounded, trained=("hidden",))
+    assert result.loss.dtype == torch.float32
+    bound = torch.finfo(torch.bfloat16).eps
+    assert 0 < error(result.loss.detach(), wanted.loss) < bound
+    assert 0 < error(gradients["hidden"], wanted.hidden) < bound
+
+
+def test_an_expected_embedding_is_refused_where_the_head_is_trained():
+    case = frozen_case("bias")
+    teacher = expected_embedding(*case.teacher, case.labels)
+    for trained in (("weight",), ("hidden", "bias")):
+        inputs = leaves(case, trained)
+        head = replace(case.head, weight=inputs["weight"], bias=inputs["bias"])
+        with pytest.raises(ValueError, match="head is trained"):
+            linear_distillation(inputs["hidden"], head, case.labels, rule("mft"), teacher)
+
+
+def test_a_soft_cap_has_no_expected_embedding():
+    case = frozen_case("soft cap")
+    with pytest.raises(ValueError, match="soft-capped"):
+        expected_embedding(*case.teacher, case.labels)
+    zeros = torch.zeros(14)
+    teacher = ExpectedEmbedding(torch.zeros(14, 5), zeros, zeros, zeros, zeros)
+    with pytest.raises(ValueError, match="soft-capped"):
+        linear_distillation(case.hidden, case.head, case.labels, rule("mft"), teacher)
+
+
+def test_an_expected_embedding_of_another_shape_is_an_error():
+    case = frozen_case("plain")
+    teacher = expected_embedding(case.hidden[:3], case.head, case.labels[:3])
+    with pytest.raises(ValueError, match=r"expected embeddings .* \(14, 5\), got \(3, 5\)"):
+        linear_distillation(case.hidden, case.head, case.labels, rule("mft"), teacher)
 
 
 # Precision: whatever the dtype of the inputs, no more is lost than by plain torch in float32.
@@ -475,7 +579,7 @@ def largest_tensor(function, case, trained=LEAVES, some_rule="mft"):
     head = replace(case.head, weight=inputs["weight"], bias=inputs.get("bias"))
     hidden, teacher_hidden, teacher_head = inputs["hidden"], *case.teacher
     with Allocations(hidden, head.weight, teacher_hidden, teacher_head.weight) as allocations:
-        given = (case.labels, rule(some_rule), teacher_hidden, teacher_head)
+        given = (case.labels, rule(some_rule), TeacherStates(teacher_hidden, teacher_head))
         result = function(hidden, head, *given)
         if result.loss.requires_grad:
             result.loss.backward()
@@ -491,11 +595,11 @@ def test_chunks_never_hold_logits_of_all_tokens():
 
 def test_the_public_op_sizes_its_chunks_by_the_memory_budget(monkeypatch):
     case = make_case(tokens=64, entries=50, width=2)
-    monkeypatch.setattr(chunked, "LEAST_ROWS", 4)
-    # Three buffers of float64: the budget is enough for 7 rows, not for 8.
-    monkeypatch.setattr(chunked, "BUFFER_BYTES", 8 * 3 * 50 * 8 - 1)
+    monkeypatch.setattr(buffers, "LEAST_ROWS", {"cpu": 4})
+    # Two buffers of float64: the budget is enough for 7 rows, not for 8.
+    monkeypatch.setattr(buffers, "CHUNK_BYTES", 8 * 2 * 50 * 8 - 1)
     assert largest_tensor(linear_distillation, case) == 7 * 50
-    monkeypatch.setattr(chunked, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(buffers, "CHUNK_BYTES", 1)
     assert largest_tensor(linear_distillation, case) == 4 * 50
 
 
@@ -512,7 +616,9 @@ def test_without_grad_no_gradient_is_computed(truth, trained):
     chunks = partial(chunked_distillation, chunk_rows=2)
     with torch.no_grad():
         assert largest_tensor(chunks, case, trained) == 2 * 50
-        result = chunks(case.hidden, case.head, case.labels, rule("mft"), *case.teacher)
+        result = chunks(
+            case.hidden, case.head, case.labels, rule("mft"), TeacherStates(*case.teacher)
+        )
     assert not result.loss.requires_grad
     assert_close(result.loss, expected(truth, case, "mft").loss)
 
@@ -525,15 +631,6 @@ def test_without_grad_no_gradient_is_computed(truth, trained):
 def test_a_missing_teacher_is_an_error(objective, name):
     with pytest.raises(ValueError, match="needs a teacher"):
         run(name, make_case(), rule(objective), teacher=False)
-
-
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
-def test_half_a_teacher_is_an_error(impl):
-    case = make_case()
-    teacher_hidden, teacher_head = case.teacher
-    for given in ((teacher_hidden, None), (None, teacher_head)):
-        with pytest.raises(ValueError, match="one of them is missing"):
-            linear_distillation(case.hidden, case.head, case.labels, rule("mft"), *given, impl=impl)
 
 
 @pytest.mark.parametrize(
@@ -553,7 +650,11 @@ def test_shapes_that_do_not_fit_are_errors(changes, message):
     given = vars(make_case()) | changes
     with pytest.raises(ValueError, match=message):
         linear_distillation(
-            given["hidden"], given["head"], given["labels"], rule("mft"), *given["teacher"]
+            given["hidden"],
+            given["head"],
+            given["labels"],
+            rule("mft"),
+            TeacherStates(*given["teacher"]),
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 
-from minifinetuning.evaluation import collate
+from minifinetuning.data.batches import collate
 from minifinetuning.trainer import MFTTrainer
 
 

@@ -12,7 +12,14 @@ from transformers import PreTrainedModel
 from minifinetuning.errors import InputError
 from minifinetuning.ops import Head
 
-__all__ = ["causal_model", "check_halves", "evaluating", "hidden_states", "output_head"]
+__all__ = [
+    "causal_model",
+    "check_halves",
+    "evaluating",
+    "hidden_states",
+    "output_head",
+    "predicting",
+]
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -33,6 +40,11 @@ def hidden_states(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any])
     )
     states: Tensor = outputs.last_hidden_state
     return states
+
+
+def predicting(states: Tensor) -> Tensor:
+    """(B * (T - 1), H) of (B, T, H): the states that predict a token of their own sequence."""
+    return states[:, :-1].flatten(0, 1)
 
 
 def output_head(model: PreTrainedModel | PeftModel) -> Head:

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from minifinetuning.models.causal import hidden_states, output_head
+from minifinetuning.models.causal import hidden_states, output_head, predicting
 from minifinetuning.objectives import Rule
-from minifinetuning.ops import Head, linear_distillation
+from minifinetuning.ops import ExpectedEmbedding, TeacherStates, linear_distillation
 
 __all__ = ["DistillationInputs", "DistillationOutput", "attach_distillation"]
 
@@ -24,12 +24,11 @@ __all__ = ["DistillationInputs", "DistillationOutput", "attach_distillation"]
 class DistillationInputs:
     """What the student's forward needs for the loss, beside tokens and labels.
 
-    `teacher_hidden` (B, T, H_T) and `teacher_head` are None for objectives without a teacher.
+    `teacher` is about the B * (T - 1) predicting positions; None for objectives without one.
     """
 
     rule: Rule
-    teacher_hidden: Tensor | None = None
-    teacher_head: Head | None = None
+    teacher: TeacherStates | ExpectedEmbedding | None = None
     with_logits: bool = False
 
 
@@ -68,14 +67,12 @@ def distillation_output(
     """
     states = hidden_states(model, inputs)
     head = output_head(model)
-    teacher_hidden = distillation.teacher_hidden
     result = _op(
-        _predicting(states),
+        predicting(states),
         head,
         inputs["labels"][:, 1:].flatten(),
         distillation.rule,
-        None if teacher_hidden is None else _predicting(teacher_hidden),
-        distillation.teacher_head,
+        distillation.teacher,
     )
     return DistillationOutput(
         loss=result.loss,
@@ -86,11 +83,6 @@ def distillation_output(
         teacher_is_right=result.teacher_is_right,
         mixing=result.mixing,
     )
-
-
-def _predicting(states: Tensor) -> Tensor:
-    """(B * (T - 1), H): the states that predict a token of their own sequence."""
-    return states[:, :-1].flatten(0, 1)
 
 
 # The op is one opaque step: tracing its loop over chunks would unroll it.

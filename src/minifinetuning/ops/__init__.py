@@ -3,5 +3,13 @@
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.linear_distillation import linear_distillation
 from minifinetuning.ops.result import Distillation
+from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates, expected_embedding
 
-__all__ = ["Distillation", "Head", "linear_distillation"]
+__all__ = [
+    "Distillation",
+    "ExpectedEmbedding",
+    "Head",
+    "TeacherStates",
+    "expected_embedding",
+    "linear_distillation",
+]

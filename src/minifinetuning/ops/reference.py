@@ -6,6 +6,7 @@ from torch import Tensor
 from minifinetuning.objectives import Rule, TokenProbabilities
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.result import Distillation
+from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
 
 __all__ = ["reference_distillation"]
 
@@ -15,17 +16,17 @@ def reference_distillation(
     student_head: Head,
     labels: Tensor,
     rule: Rule,
-    teacher_hidden: Tensor | None = None,
-    teacher_head: Head | None = None,
+    teacher: TeacherStates | ExpectedEmbedding | None = None,
     ignore_index: int = -100,
 ) -> Distillation:
     """See `linear_distillation`. Holds several (N, V) tensors: for tests."""
     kept = labels != ignore_index
     safe_labels = labels.masked_fill(~kept, 0).unsqueeze(1)
-    student = torch.log_softmax(student_head.logits(student_hidden), dim=1)
+    logits = student_head.logits(student_hidden)
+    student = torch.log_softmax(logits, dim=1)
     student_label = student.gather(1, safe_labels).squeeze(1)
 
-    if teacher_hidden is None or teacher_head is None:
+    if teacher is None:
         mixing, weight = rule(TokenProbabilities(student_label.detach().exp()))
         loss = -weight * mixing * student_label
         return Distillation(
@@ -34,23 +35,27 @@ def reference_distillation(
             negative_log_likelihood=-student_label.detach().where(kept, 0.0),
         )
 
-    with torch.no_grad():
-        teacher = torch.log_softmax(teacher_head.logits(teacher_hidden), dim=1)
-        teacher = _on_vocabulary(teacher, student_head.size)
-        tokens = TokenProbabilities(
-            student_label=student_label.detach().exp(),
-            teacher_label=teacher.gather(1, safe_labels).squeeze(1).exp(),
-            teacher_max=teacher.amax(1).exp(),
-        )
-        mixing, weight = rule(tokens)
-    student_cross_entropy = -(teacher.exp() * student).sum(1)
-    teacher_entropy = -torch.special.xlogy(teacher.exp(), teacher.exp()).sum(1)
-    loss = weight * ((1 - mixing) * student_cross_entropy - mixing * student_label)
+    if isinstance(teacher, ExpectedEmbedding):
+        label, highest = teacher.label, teacher.highest
+        negative_entropy = teacher.negative_entropy
+        product = (student_hidden * teacher.embedding).sum(1) + teacher.bias
+        cross_entropy = torch.logsumexp(logits, 1) - student_head.scale * product
+    else:
+        with torch.no_grad():
+            log_p = torch.log_softmax(teacher.head.logits(teacher.hidden), dim=1)
+            log_p = _on_vocabulary(log_p, student_head.size)
+            p_teacher = log_p.exp()
+            label, highest = p_teacher.gather(1, safe_labels).squeeze(1), p_teacher.amax(1)
+            negative_entropy = torch.special.xlogy(p_teacher, p_teacher).sum(1)
+        cross_entropy = -(p_teacher * student).sum(1)
+    tokens = TokenProbabilities(student_label.detach().exp(), label, highest)
+    mixing, weight = rule(tokens)
+    loss = weight * ((1 - mixing) * cross_entropy - mixing * student_label)
     return Distillation(
         loss=loss.where(kept, 0.0).sum(),
         tokens=kept.sum(),
         negative_log_likelihood=-student_label.detach().where(kept, 0.0),
-        forward_kl=(student_cross_entropy.detach() - teacher_entropy).where(kept, 0.0),
+        forward_kl=(cross_entropy.detach() + negative_entropy).where(kept, 0.0),
         teacher_is_right=tokens.teacher_is_right & kept,
         mixing=mixing.where(kept, 0.0),
     )

@@ -1,0 +1,79 @@
+"""What the op may be given of the teacher: its hidden states, or its expected embedding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minifinetuning.ops.head import Head
+
+__all__ = ["ExpectedEmbedding", "TeacherStates", "expected_embedding"]
+
+_BLOCK_ROWS = 256
+"""Tokens whose logits are held at a time while expectations are computed."""
+
+
+@dataclass(frozen=True)
+class TeacherStates:
+    """The teacher as hidden states (N, H_T) and output head (V_T, H_T)."""
+
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True)
+class ExpectedEmbedding:
+    """The teacher as its expected output embedding, for a student whose head W, b is frozen.
+
+        embedding = sum_i p_T[i] * W[i]     bias = sum_i p_T[i] * b[i]
+        sum_i p_T[i] * z_S[i] = scale * (h_S . embedding + bias)
+
+    so that a step has no work on the teacher's vocabulary at all: beside this it needs of p_T only
+    `label` p_T[l], `highest` max_i p_T[i] and `negative_entropy` sum(p_T * log p_T) in nats.
+    `embedding` is (N, H), the rest (N,) in float32 or better; `label` belongs to the labels that
+    it was computed with. Exact for any constant scale; a soft cap rules it out.
+    """
+
+    embedding: Tensor
+    bias: Tensor
+    label: Tensor
+    highest: Tensor
+    negative_entropy: Tensor
+
+
+def expected_embedding(hidden: Tensor, head: Head, labels: Tensor) -> ExpectedEmbedding:
+    """The expected embedding of hidden states (N, H) under their own head, in float32 or better.
+
+    `labels` (N,): where one is ignored (negative) or beyond the head, `label` is 0.
+    Raises ValueError for a head with a soft cap: its logits are not linear in the embedding.
+    """
+    if head.soft_cap is not None:
+        raise ValueError("a soft-capped head has no expected embedding: use the hidden states")
+    parts = [
+        _expectation(hidden[rows], head, labels[rows])
+        for rows in map(_block, range(0, max(len(hidden), 1), _BLOCK_ROWS))
+    ]
+    return ExpectedEmbedding(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _block(start: int) -> slice:
+    return slice(start, start + _BLOCK_ROWS)
+
+
+def _expectation(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, ...]:
+    """The fields of an `ExpectedEmbedding` for a few tokens."""
+    log_probabilities = torch.log_softmax(head.logits(hidden), 1)
+    probabilities = log_probabilities.exp()
+    dtype = probabilities.dtype
+    known = (labels >= 0) & (labels < head.size)
+    at_label = probabilities.gather(1, labels.where(known, 0).unsqueeze(1)).squeeze(1)
+    bias = probabilities.new_zeros(len(hidden))
+    if head.bias is not None:
+        bias = probabilities @ head.bias[: head.size].to(dtype)
+    return (
+        probabilities @ head.weight[: head.size].to(dtype),
+        bias,
+        at_label.where(known, 0.0),
+        probabilities.amax(1),
+        -torch.special.entr(probabilities).sum(1),
+    )
