@@ -1,14 +1,12 @@
 """The folder of a run: refused or cleared at the start, filled whole at the end."""
 
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from minifinetuning.errors import InputError
 
-__all__ = ["prepare_folder", "publish", "write_atomically"]
+__all__ = ["prepare_folder", "publish"]
 
 _OWN_PATTERNS = (
     "checkpoint-*",
@@ -54,11 +52,3 @@ def publish(staged: Path, folder: Path, last: str = "metrics.json") -> None:
             path.chmod(mode)
         os.replace(path, folder / path.name)
     staged.rmdir()
-
-
-def write_atomically(path: Path, content: str | dict[str, Any]) -> None:
-    """Write text, or a dict as JSON, under a temporary name and rename it."""
-    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from minifinetuning.files import cache_folder, replacing, write_atomically
+
+
+def test_the_cache_is_the_own_folder_or_the_users(monkeypatch, tmp_path):
+    for name in ("MINIFINETUNING_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "minifinetuning"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "minifinetuning"
+    monkeypatch.setenv("MINIFINETUNING_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_a_file_is_the_old_one_until_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_and_the_folders_above_are_made(tmp_path):
+    folder = tmp_path / "above" / "folder"
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "a").write_text("1")
+        assert not folder.exists()
+    assert (folder / "a").read_text() == "1"
+
+
+def test_an_exception_leaves_nothing_of_a_folder(tmp_path):
+    def interrupted():
+        with replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "a"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("1")
+        other.write_text("2")
+    assert path.read_text() == "1"
+
+
+def test_text_and_json_end_in_one_line_feed(tmp_path):
+    write_atomically(tmp_path / "new" / "a.md", "é")
+    assert (tmp_path / "new" / "a.md").read_bytes() == "é\n".encode()
+    write_atomically(tmp_path / "a.md", "b\n")
+    assert (tmp_path / "a.md").read_text() == "b\n"
+    write_atomically(tmp_path / "a.json", {"a": [1, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_atomically(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
