@@ -25,6 +25,19 @@ MIXING = {
     "corrective": [1, 1, 0, 0],
     "single_correction": [*ALPHA, 0, 0],
     "mft": [*ALPHA, *BETA],
+    # With a weight of 0.1 of the KL.
+    "kl": [1 / 1.1] * 4,
+    "dft": [1, 1, 1, 1],
+    "asft": [1 / 2, 2 / 3, 3 / 4, 4 / 5],
+    "mask_the_target": [1 - 0.09 / 0.8, 41 / 45, 1 - 0.0875 / 0.4, 1 / 7],
+    "stm": [1, 1, 1, 1],
+}
+WEIGHT = {
+    "kl": [1.1] * 4,
+    "dft": [0.1, 0.2, 0.3, 0.4],
+    "asft": [0.2, 0.3, 0.4, 0.5],
+    "mask_the_target": [10 / 9, 9 / 8, 8 / 7, 7 / 6],
+    "stm": [0, 0, 1, 1],
 }
 
 
@@ -54,9 +67,10 @@ def random_teachers(seed, dtype=torch.float64):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_mixing_and_weight_by_hand(objective, dtype):
     mixing, weight = rule(objective)(four_tokens(dtype))
-    wanted = torch.tensor(MIXING[objective], dtype=dtype)
-    torch.testing.assert_close(mixing, wanted, rtol=4 * torch.finfo(dtype).eps, atol=0)
-    assert torch.equal(weight, torch.ones(4, dtype=dtype))
+    close = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 0}
+    torch.testing.assert_close(mixing, torch.tensor(MIXING[objective], dtype=dtype), **close)
+    wanted = torch.tensor(WEIGHT.get(objective, [1, 1, 1, 1]), dtype=dtype)
+    torch.testing.assert_close(weight, wanted, **close)
 
 
 def test_every_objective_has_figures_by_hand():
@@ -115,8 +129,79 @@ def test_the_paper_s_tau_is_the_default():
     assert torch.equal(rule("mft")(four_tokens())[0], rule("mft", 0.25)(four_tokens())[0])
 
 
+def label_loss(log_student, teacher, labels):
+    return -log_student.gather(1, labels).squeeze(1)
+
+
+def forward_kl(log_student, teacher, labels):
+    return (teacher * (teacher.log() - log_student)).sum(1)
+
+
+def kl_without_label(log_student, teacher, labels):
+    """Both without the label, made to sum to one."""
+    others = torch.ones_like(teacher).scatter(1, labels, 0.0).bool()
+    size = teacher.shape[1] - 1
+    teacher = teacher[others].view(-1, size)
+    teacher = teacher / teacher.sum(1, keepdim=True)
+    log_student = torch.log_softmax(log_student[others].view(-1, size), 1)
+    return (teacher * (teacher.log() - log_student)).sum(1)
+
+
+# As their authors write them: log p_S (N, V), p_T (N, V) and labels (N, 1) to losses (N,).
+PUBLISHED = {
+    "kl": lambda *a: label_loss(*a) + 0.3 * forward_kl(*a),
+    "dft": lambda *a: (-label_loss(*a)).exp().detach() * label_loss(*a),
+    "asft": lambda *a: (-label_loss(*a)).exp().detach() * label_loss(*a) + 0.3 * forward_kl(*a),
+    "mask_the_target": lambda *a: label_loss(*a) + 0.3 * kl_without_label(*a),
+    "stm": lambda *a: label_loss(*a) * (a[1].gather(1, a[2]).squeeze(1) ** -1 <= 2.5),
+}
+
+
+@pytest.mark.parametrize("objective", PUBLISHED)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rival_s_gradient_is_that_of_the_loss_that_its_authors_write(objective, seed):
+    teacher, labels = (part.flatten(0, 1) for part in random_teachers(seed))
+    labels = labels.unsqueeze(1)
+    generator = torch.Generator().manual_seed(seed + 10)
+    logits = torch.randn(teacher.shape, generator=generator, dtype=torch.float64).mul(2)
+    logits.requires_grad_()
+    loss = PUBLISHED[objective](torch.log_softmax(logits, 1), teacher, labels)
+    (wanted,) = torch.autograd.grad(loss.sum(), logits)
+
+    student = logits.detach().softmax(1)
+    at_label = [p.gather(1, labels).squeeze(1) for p in (student, teacher)]
+    mixing, weight = rule(objective, kl_weight=0.3)(TokenProbabilities(*at_label, teacher.amax(1)))
+    one_hot = torch.zeros_like(student).scatter(1, labels, 1.0)
+    target = (1 - mixing).unsqueeze(1) * teacher + mixing.unsqueeze(1) * one_hot
+    torch.testing.assert_close(
+        weight.unsqueeze(1) * (student - target), wanted, rtol=1e-9, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("certain", ["student", "teacher", "both"])
+def test_certainty_of_the_label_leaves_finetuning_of_a_masked_target(certain, dtype):
+    one, half = torch.ones(1, dtype=dtype), torch.full((1,), 0.5, dtype=dtype)
+    student = one if certain != "teacher" else half
+    teacher = one if certain != "student" else half
+    mixing, weight = rule("mask_the_target")(TokenProbabilities(student, teacher, teacher))
+    assert (mixing.item(), weight.item()) == (1, 1)
+
+
+@pytest.mark.parametrize("kl_weight", [-0.1, math.inf, math.nan])
+def test_the_weight_of_the_kl_is_a_finite_number(kl_weight):
+    with pytest.raises(ValueError, match="kl_weight must be 0 or above"):
+        rule("kl", kl_weight=kl_weight)
+
+
+def test_without_a_kl_only_the_label_s_loss_is_left():
+    for name, plain in (("kl", "ft"), ("mask_the_target", "ft"), ("asft", "dft")):
+        got, wanted = (rule(each, kl_weight=0.0)(four_tokens()) for each in (name, plain))
+        assert all(map(torch.equal, got, wanted))
+
+
 def test_finetuning_alone_needs_no_teacher():
-    assert [name for name in OBJECTIVES if not needs_teacher(name)] == ["ft"]
+    assert [name for name in OBJECTIVES if not needs_teacher(name)] == ["ft", "dft"]
     student_alone = TokenProbabilities(torch.tensor([0.5]))
     assert rule("ft")(student_alone)[0].item() == 1
     for name in filter(needs_teacher, OBJECTIVES):

@@ -7,6 +7,7 @@ teacher's distribution p_T and the label l, with a weight per token:
     loss = w * cross_entropy(q, p_S)            d loss / d z_S = w * (p_S - q)
 
 so that an objective is no more than a rule (m, w). Nothing else in the project knows which runs.
+The rivals are the published objectives whose gradient is such a rule too.
 Section numbers refer to "Minifinetuning: Low-Data Generation Domain Adaptation through Corrective
 Self-Distillation" (Belcak, Heinrich, Kautz, Molchanov; NVIDIA Research).
 """
@@ -22,14 +23,20 @@ __all__ = [
     "OBJECTIVES",
     "Rule",
     "TokenProbabilities",
+    "anchored_finetuning",
+    "check_kl_weight",
     "check_tau",
     "correct_distribution",
     "corrective_finetuning",
     "distillation",
+    "dynamic_finetuning",
     "finetuning",
+    "kl_finetuning",
+    "masked_target_finetuning",
     "minifinetuning",
     "needs_teacher",
     "rule",
+    "selective_masking",
     "single_correction",
 ]
 
@@ -123,29 +130,104 @@ def _beta(label: Tensor, tau: float) -> Tensor:
     return (tau / room).clamp(max=1.0)
 
 
+# Rivals
+
+
+def kl_finetuning(tokens: TokenProbabilities, kl_weight: float) -> tuple[Tensor, Tensor]:
+    """KL-regularised finetuning, -log p_S[l] + kl_weight * KL(p_T || p_S).
+
+    m = 1 / (1 + kl_weight), w = 1 + kl_weight.
+    """
+    label, _ = tokens.teacher()
+    weight = torch.full_like(label, 1 + kl_weight)
+    return 1 / weight, weight
+
+
+def dynamic_finetuning(tokens: TokenProbabilities) -> tuple[Tensor, Tensor]:
+    """DFT (arXiv 2508.05629), -p_S[l] * log p_S[l] with the factor detached: m = 1, w = p_S[l]."""
+    return torch.ones_like(tokens.student_label), tokens.student_label
+
+
+def anchored_finetuning(tokens: TokenProbabilities, kl_weight: float) -> tuple[Tensor, Tensor]:
+    """ASFT (arXiv 2509.23753): DFT + kl_weight * KL(p_T || p_S).
+
+    m = p_S[l] / (p_S[l] + kl_weight), w = p_S[l] + kl_weight.
+    """
+    tokens.teacher()
+    weight = tokens.student_label + kl_weight
+    return tokens.student_label / _above_zero(weight), weight
+
+
+def masked_target_finetuning(tokens: TokenProbabilities, kl_weight: float) -> tuple[Tensor, Tensor]:
+    """Mask-the-Target (arXiv 2605.29498), whose KL leaves the label to the label's own loss:
+
+        -log p_S[l] + kl_weight * KL(p_T without l || p_S without l)     each made to sum to one
+        w = 1 + kl_weight / (1 - p_S[l])        m = 1 - kl_weight / ((1 - p_T[l]) * w)
+
+    The gradient is that of the formula; the loss that is logged, w * CE(q, p_S), differs from it.
+    Where one of the two is certain of the label it has no view of the others: m = 1, w = 1.
+    """
+    label, _ = tokens.teacher()
+    room, own_room = _above_zero(1 - label), _above_zero(1 - tokens.student_label)
+    weight = 1 + kl_weight / own_room
+    mixing = 1 - kl_weight / (room * weight)
+    # Nearer to one than this, the dtype no longer tells what is left, and both quotients are noise.
+    certain = torch.minimum(room, own_room) <= 64 * torch.finfo(label.dtype).eps
+    ones = torch.ones_like(label)
+    return torch.where(certain, ones, mixing), torch.where(certain, ones, weight)
+
+
+def selective_masking(tokens: TokenProbabilities) -> tuple[Tensor, Tensor]:
+    """STM (arXiv 2501.14315): tokens of a teacher's perplexity 1 / p_T[l] above 2.5 are left out.
+
+    m = 1, w = 1 where p_T[l] >= 1 / 2.5, else 0. The mean is over all tokens, as everywhere here.
+    """
+    label, _ = tokens.teacher()
+    return torch.ones_like(label), (label >= 1 / _STM_PERPLEXITY).to(label.dtype)
+
+
+_STM_PERPLEXITY = 2.5
+
+
+def _above_zero(values: Tensor) -> Tensor:
+    return values.clamp(min=torch.finfo(values.dtype).tiny)
+
+
+# Names
+
+
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "ft": finetuning,
     "corrective": corrective_finetuning,
     "single_correction": single_correction,
     "mft": minifinetuning,
     "distillation": distillation,
+    "kl": kl_finetuning,
+    "dft": dynamic_finetuning,
+    "asft": anchored_finetuning,
+    "mask_the_target": masked_target_finetuning,
+    "stm": selective_masking,
 }
 """The names of the command line and the configuration."""
 
-_WITHOUT_TEACHER = {finetuning}
+_WITHOUT_TEACHER = {finetuning, dynamic_finetuning}
 _WITH_TAU = {single_correction, minifinetuning}
+_WITH_KL_WEIGHT = {kl_finetuning, anchored_finetuning, masked_target_finetuning}
 
 
-def rule(objective: str, tau: float = 0.25) -> Rule:
-    """The rule of an objective by name, with tau bound where the objective has one.
+def rule(objective: str, tau: float = 0.25, kl_weight: float = 0.1) -> Rule:
+    """The rule of an objective by name, with tau or the KL's weight bound where it has one.
 
-    Raises ValueError for an unknown name and for tau outside [0, 1].
+    Raises ValueError for an unknown name, for tau outside [0, 1], and for a negative weight.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     check_tau(tau)
+    check_kl_weight(kl_weight)
     function = OBJECTIVES[objective]
-    return partial(function, tau=tau) if function in _WITH_TAU else function
+    if function in _WITH_TAU:
+        return partial(function, tau=tau)
+    return partial(function, kl_weight=kl_weight) if function in _WITH_KL_WEIGHT else function
 
 
 def needs_teacher(objective: str) -> bool:
@@ -157,6 +239,12 @@ def check_tau(tau: float) -> None:
     """Raise ValueError unless tau is a probability mass: 0 <= tau <= 1."""
     if not 0.0 <= tau <= 1.0:
         raise ValueError(f"tau must be between 0 and 1, got {tau}: 0.25 is the paper's value")
+
+
+def check_kl_weight(kl_weight: float) -> None:
+    """Raise ValueError unless the weight of the KL is a finite number, 0 or above."""
+    if not 0.0 <= kl_weight < float("inf"):
+        raise ValueError(f"kl_weight must be 0 or above, got {kl_weight}: ASFT's authors use 0.1")
 
 
 def correct_distribution(teacher_probabilities: Tensor, labels: Tensor, tau: float) -> Tensor:
