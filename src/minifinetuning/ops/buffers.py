@@ -1,13 +1,13 @@
-"""The memory of one call of the chunked op: logits of a chunk, and scratch for a block of it."""
+"""The memory of one call of an op that works in chunks, and how many tokens a chunk has."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["Buffers"]
+__all__ = ["AlignedBuffers", "Buffers", "chunk_rows_within_budget"]
 
-CHUNK_BYTES = 512 * 2**20
+CHUNK_BYTES = 256 * 2**20
 """Memory that the logits of a chunk, of student and teacher together, may take."""
 
 BLOCK_BYTES = 6 * 2**20
@@ -15,6 +15,18 @@ BLOCK_BYTES = 6 * 2**20
 
 LEAST_ROWS = {"cpu": 128, "other": 1024}
 """A chunk of fewer tokens than this starves the matrix product, whatever the budget says."""
+
+ALIGNMENT = 64
+"""Entries that a row of an aligned buffer is filled up to: a vocabulary of 50257 otherwise leaves
+every row but the first where neither a matrix product nor a kernel can read it in wide words."""
+
+
+def chunk_rows_within_budget(tokens: int, row_bytes: int, device: torch.device) -> int:
+    """Tokens of a chunk: as many as fit in `CHUNK_BYTES`, chunks of one size."""
+    least = LEAST_ROWS["cpu" if device.type == "cpu" else "other"]
+    most = max(least, CHUNK_BYTES // row_bytes)
+    chunks = max(1, -(-tokens // most))
+    return max(1, -(-tokens // chunks))
 
 
 class Buffers:
@@ -32,14 +44,11 @@ class Buffers:
         self.sides = sides
         self._memory: dict[tuple[str, int], Tensor] = {}
 
-    @property
-    def chunk_rows(self) -> int:
-        """Tokens of a chunk whose logits fit in `CHUNK_BYTES`."""
-        on_cpu = self.device.type == "cpu"
+    def chunk_rows(self, tokens: int) -> int:
+        """Tokens of a chunk within the budget."""
         # Where a block is the chunk, each side takes its scratch in that size too.
-        tensors = self.sides if on_cpu else 2 * self.sides
-        least = LEAST_ROWS["cpu" if on_cpu else "other"]
-        return max(least, CHUNK_BYTES // (self.row_bytes * tensors))
+        tensors = self.sides if self.device.type == "cpu" else 2 * self.sides
+        return chunk_rows_within_budget(tokens, tensors * self.row_bytes, self.device)
 
     def blocks(self, rows: int) -> Iterator[slice]:
         """The blocks of a chunk of so many tokens."""
@@ -61,3 +70,18 @@ class Buffers:
         if name not in self._memory:
             self._memory[name] = torch.empty(rows * width, dtype=self.dtype, device=self.device)
         return self._memory[name][: rows * width].view(rows, width)
+
+
+class AlignedBuffers:
+    """(n, V) tensors that every chunk of a call reuses, rows of adjacent entries, aligned."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._memory: dict[str, Tensor] = {}
+
+    def tensor(self, name: str, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """(rows, width): of one name the first is the largest, and all are of one dtype."""
+        stride = -(-width // ALIGNMENT) * ALIGNMENT
+        if name not in self._memory:
+            self._memory[name] = torch.empty(rows * stride, dtype=dtype, device=self.device)
+        return self._memory[name][: rows * stride].view(rows, stride)[:, :width]

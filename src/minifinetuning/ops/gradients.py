@@ -1,4 +1,4 @@
-"""Where the chunked op sums up its gradients."""
+"""Where the op sums up its gradients, chunk by chunk."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from minifinetuning.ops.head import Head
+from minifinetuning.ops.outputs import TokenOutputs
+from minifinetuning.ops.products import add_product, product
+from minifinetuning.ops.teacher import ExpectedEmbedding
 
 __all__ = ["Gradients"]
 
@@ -53,3 +56,29 @@ class Gradients:
             self.weight[: head.size].addmm_(logit_gradient.T, hidden * row_scale)
         if self.bias is not None:
             self.bias[: head.size].addmv_(logit_gradient.T, row_scale.squeeze(1))
+
+    def add_weighted(
+        self, chunk: slice, product_gradient: Tensor, hidden: Tensor, head: Head, factor: float
+    ) -> None:
+        """Carry a chunk's factor * d loss / d (h @ W.T + b) (n, V), with w and scale in it.
+
+        Gradient, hidden states and the head's weight are of one dtype, which may be a 16-bit one.
+        """
+        if self.hidden is not None:
+            part = product(product_gradient, head.weight, out=self.hidden[chunk])
+            if factor != 1:
+                part.div_(factor)
+        if self.weight is not None:
+            rows = self.weight[: head.size]
+            add_product(product_gradient.T, hidden, out=rows, alpha=1 / factor)
+        if self.bias is not None:
+            column_sums = product_gradient.sum(0, dtype=self.bias.dtype)
+            self.bias[: head.size].add_(column_sums, alpha=1 / factor)
+
+    def add_expected(
+        self, chunk: slice, teacher: ExpectedEmbedding, outputs: TokenOutputs, scale: float
+    ) -> None:
+        """Add the teacher's part, -w * (1 - m) * embedding, which needs no vocabulary."""
+        if self.hidden is not None:
+            share = (outputs.mixing - 1) * outputs.weight * scale
+            self.hidden[chunk].addcmul_(teacher.embedding[chunk], share.unsqueeze(1))

@@ -49,6 +49,11 @@ class Head:
         weight = self.weight.detach()[: self.size]
         return replace(self, weight=weight, bias=bias, vocabulary_size=None)
 
+    def cloned(self) -> "Head":
+        """The same head in memory of its own."""
+        bias = None if self.bias is None else self.bias.clone()
+        return replace(self, weight=self.weight.clone(), bias=bias)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """z of shape (N, V) for `hidden` (N, H), in float32 or better, differentiable."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)

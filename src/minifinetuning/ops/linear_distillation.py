@@ -1,7 +1,7 @@
 """The one op that every objective trains through: output head, softmax, mixture and loss in one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from minifinetuning.objectives import Rule
 from minifinetuning.ops.chunked import chunked_distillation
+from minifinetuning.ops.fused import fused_distillation, has_triton
 from minifinetuning.ops.head import Head
+from minifinetuning.ops.precision import whole_logits
 from minifinetuning.ops.reference import reference_distillation
 from minifinetuning.ops.result import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
@@ -25,7 +27,7 @@ def linear_distillation(
     teacher: TeacherStates | ExpectedEmbedding | None = None,
     *,
     ignore_index: int = -100,
-    impl: Literal["auto", "reference", "chunked"] = "auto",
+    impl: Literal["auto", "reference", "chunked", "fused"] = "auto",
 ) -> Distillation:
     """Train p_S towards (1 - m) * p_T + m * one_hot(l), straight from the hidden states.
 
@@ -44,38 +46,32 @@ def linear_distillation(
     and gradient, and no work on the teacher's vocabulary. Without a teacher (plain finetuning) its
     half of the work is not done at all.
 
-    `impl`: "reference" holds full logits, "chunked" never does; "auto" is "chunked".
-    Raises ValueError where shapes do not fit, and for an expected embedding where the head is
-    trained or soft-capped. Source: algorithm 1 and section 2 of the paper.
+    `impl`: "reference" holds full logits, "chunked" and "fused" never do; "fused" has kernels for a
+    GPU, written in Triton. "auto" is "fused" on a CUDA device where Triton can be imported, else
+    "chunked".
+    Raises ValueError where shapes do not fit, for an expected embedding where the head is trained
+    or soft-capped, and for "fused" where Triton cannot run.
+    Source: algorithm 1 and section 2 of the paper.
     """
     _check_shapes(student_hidden, student_head, labels, teacher)
-    if impl not in ("auto", "reference", "chunked"):
-        raise ValueError(f"impl must be auto, reference or chunked, got {impl!r}")
-    function = reference_distillation if impl == "reference" else chunked_distillation
     device = student_hidden.device.type
-    # Autocast would round the logits to half precision before the softmax.
-    with _fast_products(device), torch.autocast(device, enabled=False):
+    if impl == "auto":
+        impl = "fused" if device == "cuda" and has_triton() else "chunked"
+    if impl not in _IMPLEMENTATIONS:
+        raise ValueError(f"impl must be auto, reference, chunked or fused, got {impl!r}")
+    function = _IMPLEMENTATIONS[impl]
+    if impl == "fused" and torch.is_autocast_enabled(device):
+        # Its products round their factors as autocast would, and nothing else.
+        function = partial(function, product_dtype=torch.get_autocast_dtype(device))
+    with whole_logits(device):
         return function(student_hidden, student_head, labels, rule, teacher, ignore_index)
 
 
-@contextmanager
-def _fast_products(device: str) -> Iterator[None]:
-    """Under bfloat16 autocast on a CPU, let oneDNN multiply the float32 matrices.
-
-    It may round their elements to bfloat16 where the processor gains by it, as autocast would, but
-    sums and results stay float32; and it is the faster library where it rounds nothing.
-    """
-    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    if device != "cpu" or autocast != torch.bfloat16:
-        yield
-        return
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+_IMPLEMENTATIONS: dict[str, Callable[..., Distillation]] = {
+    "reference": reference_distillation,
+    "chunked": chunked_distillation,
+    "fused": fused_distillation,
+}
 
 
 def _check_shapes(

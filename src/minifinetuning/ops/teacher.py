@@ -1,11 +1,12 @@
 """What the op may be given of the teacher: its hidden states, or its expected embedding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from minifinetuning.ops.head import Head
+from minifinetuning.ops.precision import whole_logits
 
 __all__ = ["ExpectedEmbedding", "TeacherStates", "expected_embedding"]
 
@@ -49,10 +50,14 @@ def expected_embedding(hidden: Tensor, head: Head, labels: Tensor) -> ExpectedEm
     """
     if head.soft_cap is not None:
         raise ValueError("a soft-capped head has no expected embedding: use the hidden states")
-    parts = [
-        _expectation(hidden[rows], head, labels[rows])
-        for rows in map(_block, range(0, max(len(hidden), 1), _BLOCK_ROWS))
-    ]
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    head = head.detached()
+    head = replace(head, weight=head.weight.to(dtype))  # Once, not for every block.
+    with whole_logits(hidden.device.type):
+        parts = [
+            _expectation(hidden[rows], head, labels[rows])
+            for rows in map(_block, range(0, max(len(hidden), 1), _BLOCK_ROWS))
+        ]
     return ExpectedEmbedding(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -69,9 +74,9 @@ def _expectation(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, ..
     at_label = probabilities.gather(1, labels.where(known, 0).unsqueeze(1)).squeeze(1)
     bias = probabilities.new_zeros(len(hidden))
     if head.bias is not None:
-        bias = probabilities @ head.bias[: head.size].to(dtype)
+        bias = probabilities @ head.bias.to(dtype)
     return (
-        probabilities @ head.weight[: head.size].to(dtype),
+        probabilities @ head.weight,
         bias,
         at_label.where(known, 0.0),
         probabilities.amax(1),

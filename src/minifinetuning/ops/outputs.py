@@ -1,0 +1,61 @@
+"""What the op gives of each token, from the sums over its vocabulary."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minifinetuning.objectives import Rule, TokenProbabilities
+from minifinetuning.ops.teacher_terms import TeacherTerms
+
+__all__ = ["TokenOutputs"]
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """Per token (N,), zero at ignored labels: the loss, the rule's w and m, and what is logged."""
+
+    loss: Tensor
+    weight: Tensor
+    mixing: Tensor
+    negative_log_likelihood: Tensor
+    forward_kl: Tensor
+    teacher_is_right: Tensor
+
+    @classmethod
+    def zeros(cls, tokens: int, dtype: torch.dtype, device: torch.device) -> "TokenOutputs":
+        dtypes = [*[dtype] * 5, torch.bool]
+        return cls(*(torch.zeros(tokens, dtype=each, device=device) for each in dtypes))
+
+    def __getitem__(self, rows: slice) -> "TokenOutputs":
+        return TokenOutputs(*(value[rows] for value in vars(self).values()))
+
+    def fill(
+        self,
+        rule: Rule,
+        kept: Tensor,
+        lse_student: Tensor,
+        student_label: Tensor,
+        teacher: TeacherTerms | None,
+    ) -> None:
+        """From the logsumexp of z_S, z_S[l] and the teacher's terms; `kept` is not ignored.
+
+        loss = w * (lse(z_S) - (1 - m) * sum(p_T * z_S) - m * z_S[l])
+        """
+        p_label = (student_label - lse_student).exp()
+        if teacher is None:
+            tokens = TokenProbabilities(p_label)
+            expected_logit = torch.zeros_like(p_label)
+        else:
+            tokens = TokenProbabilities(p_label, teacher.label, teacher.highest)
+            expected_logit = teacher.expected_logit
+            divergence = teacher.negative_entropy - expected_logit + lse_student
+            self.forward_kl.copy_(divergence.where(kept, 0.0))
+            self.teacher_is_right.copy_(tokens.teacher_is_right & kept)
+
+        mixing, weight = rule(tokens)
+        cross_entropy = lse_student - (1 - mixing) * expected_logit - mixing * student_label
+        self.loss.copy_((weight * cross_entropy).where(kept, 0.0))
+        self.weight.copy_(weight.where(kept, 0.0))
+        self.mixing.copy_(mixing.where(kept, 0.0))
+        self.negative_log_likelihood.copy_((lse_student - student_label).where(kept, 0.0))
