@@ -1,8 +1,9 @@
 """Text to training data: documents, token ids, splits, packed sequences."""
 
-from minifinetuning.data.corpus import Corpus, CorpusSummary, corpus_from_documents, read_corpus
-from minifinetuning.data.documents import Document, Documents, read_documents
+from minifinetuning.data.corpus import Corpus, CorpusSummary
+from minifinetuning.data.documents import Document, Documents, DocumentStream, read_documents
 from minifinetuning.data.packing import PackedSequences, pack_documents
+from minifinetuning.data.reading import corpus_from_documents, read_corpus
 from minifinetuning.data.splits import Split, split_documents, validation_only
 from minifinetuning.data.tokens import TokenizedDocument, token_count, tokenize_documents
 
@@ -10,6 +11,7 @@ __all__ = [
     "Corpus",
     "CorpusSummary",
     "Document",
+    "DocumentStream",
     "Documents",
     "PackedSequences",
     "Split",

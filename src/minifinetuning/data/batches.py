@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["TEACHER_COLUMN", "Sequences", "collate", "normalized"]
+__all__ = ["TEACHER_COLUMN", "Sequences", "collate", "normalized", "without_teacher"]
 
 TEACHER_COLUMN = "teacher_"
 """Columns of this beginning hold one row per prediction, (T - 1, ...): see `collate`."""
@@ -51,6 +51,11 @@ def collate(examples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
         if name.startswith(TEACHER_COLUMN):
             batch[name] = torch.stack([_padded(row[name], length - 1, 0) for row in examples])
     return batch
+
+
+def without_teacher(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as a model takes it."""
+    return {name: value for name, value in batch.items() if not name.startswith(TEACHER_COLUMN)}
 
 
 def _padded(values: Tensor, length: int, filler: int) -> Tensor:

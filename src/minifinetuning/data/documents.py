@@ -1,28 +1,16 @@
-"""Any source to documents: files, folders, patterns, saved datasets and datasets of the hub."""
+"""Any source to documents, one at a time: files, folders, patterns and datasets."""
 
-import glob
-import gzip
 import hashlib
-import os
-import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from minifinetuning.data.arrow import dataset_texts, parquet_texts
 from minifinetuning.data.markup import visible_text
-from minifinetuning.data.tables import arrow_texts, csv_rows, json_lines_rows, json_rows, row_texts
+from minifinetuning.data.places import PAGE_ENDINGS, SUPPORTED, Place, source_places
+from minifinetuning.data.tables import csv_rows, json_lines_rows, json_rows, row_texts
+from minifinetuning.data.text_files import UnreadableError, require_text, text_lines, whole_text
 from minifinetuning.errors import InputError
-
-_PAGE_ENDINGS = (".txt", ".md", ".rst", ".html", ".htm")
-_TABLE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-_ENDINGS = _PAGE_ENDINGS + _TABLE_ENDINGS
-_SUPPORTED = ", ".join(_ENDINGS)
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[^:/\\]+)?", re.ASCII)
-
-_Place = Path | str
-"""A file or the folder of a saved dataset (Path), or the hub id of a dataset (str)."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +30,24 @@ class Documents:
     repeated: int
     skipped: list[str]
 
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.items)
+
+    @property
+    def count(self) -> int:
+        """The number of `items`."""
+        return len(self.items)
+
 
 def read_documents(
     sources: Sequence[str], text_field: str | None = None, skip_unreadable: bool = False
 ) -> Documents:
+    """The documents of a `DocumentStream`, all at once."""
+    stream = DocumentStream(sources, text_field, skip_unreadable)
+    return Documents(list(stream), stream.empty, stream.repeated, stream.skipped)
+
+
+class DocumentStream:
     """The documents of all sources in order, without empty and exactly repeated ones.
 
     A source is a file, a folder (recursive, hidden files ignored), a glob pattern, a folder made
@@ -54,30 +56,57 @@ def read_documents(
     a dataset) is one document: its column `text_field`, else `text`, else its only text column.
     Texts that differ in the white space around them alone count as repeated.
 
-    Raises InputError where a source does not exist, a table is malformed or its text column is
-    not clear, a file is not UTF-8 (unless `skip_unreadable`), or nothing with text is left.
+    Every iteration reads the sources anew and holds little more than one document at a time (a
+    .json file whole). When it has ended, `count` is the number of documents that it gave, `empty`
+    and `repeated` of those that it left out, and `skipped` names the files that it left out.
+
+    Raises InputError where a source does not exist; and, while it reads, where a table is
+    malformed or its text column is not clear, a file is not UTF-8 (unless `skip_unreadable`), or
+    nothing with text was found.
     """
-    if isinstance(sources, str):
-        raise InputError(f"sources must be a list of strings: pass [{sources!r}]")
-    places = [place for source in sources for place in _places(source)]
-    found: list[Document] = []
-    unreadable: dict[str, str] = {}
-    for place in places:
-        try:
-            found += _place_documents(place, text_field)
-        except _UnreadableError as error:
-            unreadable[str(place)] = str(error)
-    if unreadable and not skip_unreadable:
-        raise InputError(_unreadable_message(unreadable))
-    documents = _distinct(found, list(unreadable))
-    if not documents.items:
-        named = ", ".join(sources) or "an empty list of sources"
-        raise InputError(f"no documents with text in {named}; supported: {_SUPPORTED}")
-    return documents
 
+    def __init__(
+        self, sources: Sequence[str], text_field: str | None = None, skip_unreadable: bool = False
+    ) -> None:
+        if isinstance(sources, str):
+            raise InputError(f"sources must be a list of strings: pass [{sources!r}]")
+        self.sources = list(sources)
+        self.text_field = text_field
+        self.skip_unreadable = skip_unreadable
+        self.places = [place for source in sources for place in source_places(source)]
+        self.count = self.empty = self.repeated = 0
+        self.skipped: list[str] = []
 
-class _UnreadableError(Exception):
-    """The file is no UTF-8 text; the message is the short reason."""
+    def __iter__(self) -> Iterator[Document]:
+        self.count = self.empty = self.repeated = 0
+        unreadable: dict[str, str] = {}
+        seen: set[bytes] = set()
+        for place in self.places:
+            try:
+                for document in _place_documents(place, self.text_field):
+                    if self._is_new(document.text.strip(), seen):
+                        yield document
+            except UnreadableError as error:
+                unreadable[str(place)] = str(error)
+        if unreadable and not self.skip_unreadable:
+            raise InputError(_unreadable_message(unreadable))
+        self.skipped = list(unreadable)
+        if not self.count:
+            named = ", ".join(self.sources) or "an empty list of sources"
+            raise InputError(f"no documents with text in {named}; supported: {SUPPORTED}")
+
+    def _is_new(self, text: str, seen: set[bytes]) -> bool:
+        """Whether there is text, not yet seen; counts the document as what it is."""
+        digest = hashlib.sha256(text.encode()).digest()
+        if not text:
+            self.empty += 1
+        elif digest in seen:
+            self.repeated += 1
+        else:
+            seen.add(digest)
+            self.count += 1
+            return True
+        return False
 
 
 def _unreadable_message(unreadable: dict[str, str]) -> str:
@@ -89,144 +118,33 @@ def _unreadable_message(unreadable: dict[str, str]) -> str:
     )
 
 
-def _distinct(found: list[Document], skipped: list[str]) -> Documents:
-    items = []
-    seen = set()
-    empty = 0
-    for document in found:
-        text = document.text.strip()
-        digest = hashlib.sha256(text.encode()).digest()
-        if not text:
-            empty += 1
-        elif digest not in seen:
-            seen.add(digest)
-            items.append(document)
-    return Documents(items, empty, len(found) - empty - len(items), skipped)
-
-
-def _places(source: str) -> list[_Place]:
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        return _folder_places(path)
-    if os.path.exists(path):
-        if not _is_supported(path):
-            raise InputError(f"{source} is not of a supported kind: convert to one of {_SUPPORTED}")
-        return [Path(path)]
-    if re.search(r"[*?[]", path):
-        matches = sorted(Path(match) for match in glob.glob(path, recursive=True))
-        places: list[_Place] = [m for m in matches if m.is_file() and _is_supported(m.name)]
-        if not places:
-            raise InputError(f"{source} matches no file of a supported kind: {_SUPPORTED}")
-        return places
-    if not _HUB_ID.fullmatch(source) or _is_supported(source):
-        raise InputError(f"{source!r} does not exist: check the path")
-    return [source]
-
-
-def _folder_places(root: str) -> list[_Place]:
-    paths: list[Path] = []
-    for folder, folders, names in os.walk(root):
-        if {"dataset_info.json", "state.json"} <= set(names) or "dataset_dict.json" in names:
-            paths.append(Path(folder))
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [
-            Path(folder, name) for name in names if _is_supported(name) and not name.startswith(".")
-        ]
-    if not paths:
-        raise InputError(f"the folder {root} holds no file of a supported kind: {_SUPPORTED}")
-    return [*sorted(paths)]
-
-
-def _is_supported(name: str) -> bool:
-    return name.lower().endswith(_ENDINGS)
-
-
-def _place_documents(place: _Place, text_field: str | None) -> list[Document]:
+def _place_documents(place: Place, text_field: str | None) -> Iterator[Document]:
     name = str(place)
-    ending = name.lower()
     if isinstance(place, str) or place.is_dir():
-        texts = _dataset_texts(place, text_field)
-    elif ending.endswith(".parquet"):
-        texts = _parquet_texts(place, text_field)
-    elif ending.endswith((".html", ".htm")):
-        return [Document(visible_text(_content(place)), name)]
-    elif ending.endswith(_PAGE_ENDINGS):
-        return [Document(_content(place), name)]
-    elif ending.endswith(".csv"):
-        texts = row_texts(csv_rows(_content(place), name), name, text_field)
-    elif ending.endswith(".json"):
-        texts = row_texts(json_rows(_content(place), name), name, text_field)
+        texts = dataset_texts(place, text_field)
+    elif name.lower().endswith(PAGE_ENDINGS):
+        yield Document(_page_text(place), name)
+        return
     else:
-        texts = row_texts(json_lines_rows(_content(place), name), name, text_field)
-    return [Document(text, f"{name}:{row}") for row, text in enumerate(texts, start=1)]
+        texts = _table_texts(place, text_field)
+    for row, text in enumerate(texts, start=1):
+        yield Document(text, f"{name}:{row}")
 
 
-def _content(path: Path) -> str:
-    """The text of the file, with one line feed as line end on every system."""
-    try:
-        content = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _UnreadableError(getattr(error, "strerror", None) or "damaged gzip") from None
-    if b"\0" in content:
-        raise _UnreadableError("binary")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _UnreadableError("not UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _page_text(path: Path) -> str:
+    content = whole_text(path)
+    return visible_text(content) if path.name.lower().endswith((".html", ".htm")) else content
 
 
-def _parquet_texts(path: Path, text_field: str | None) -> list[str]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return arrow_texts(parquet.ParquetFile(path).read(), str(path), text_field)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
-        raise _UnreadableError("damaged Parquet") from None
-
-
-def _dataset_texts(place: _Place, text_field: str | None) -> list[str]:
-    dataset = _saved_dataset(place) if isinstance(place, Path) else _hub_dataset(place)
-    splits = [dataset]
-    if isinstance(dataset, dict):
-        splits = [dataset["train"]] if "train" in dataset else [*dataset.values()]
-    return [
-        text
-        for split in splits
-        for text in arrow_texts(split.with_format("arrow")[:], str(place), text_field)
-    ]
-
-
-def _saved_dataset(folder: Path) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_from_disk(str(folder))
-    except Exception as error:
-        raise InputError(
-            f"{folder} looks like a saved dataset but cannot be loaded ({_reason(error)}); "
-            "save it again with datasets.save_to_disk"
-        ) from error
-
-
-def _hub_dataset(source: str) -> Any:
-    import datasets
-
-    name, _, config = source.partition(":")
-    try:
-        return datasets.load_dataset(name, config or None, split="train")
-    except Exception as error:
-        raise InputError(
-            f"{source!r} is neither a path nor a dataset that could be loaded ({_reason(error)}); "
-            "check the spelling, the network, and that it has a train split"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _table_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    name = str(path)
+    ending = name.lower()
+    if ending.endswith(".parquet"):
+        return parquet_texts(path, text_field)
+    if ending.endswith(".json"):
+        rows = json_rows(whole_text(path), name)
+        return row_texts(lambda: rows, name, text_field)
+    # Beforehand, so that damage at the end leaves out all of the file's rows.
+    require_text(path)
+    as_rows = csv_rows if ending.endswith(".csv") else json_lines_rows
+    return row_texts(lambda: as_rows(text_lines(path), name), name, text_field)

@@ -22,6 +22,7 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
     so that with labels shifted inside the loss (the logits at t predict token t + 1) every token
     of the stream but the first is predicted once. An item holds `input_ids`, `attention_mask` and
     `labels`, each (T,). The last one is padded: `pad_token_id`, mask 0 and label -100.
+    `stream` is (N,) of int32, and `identity` the SHA-256 of `sequence_length` and the stream.
     """
 
     def __init__(self, stream: TokenIds, sequence_length: int, pad_token_id: int) -> None:
@@ -30,8 +31,8 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
         self.token_count = len(stream)
         self.predicted_tokens = max(0, len(stream) - 1)
         self.identity = _identity(stream, sequence_length)
-        self._stream = torch.from_numpy(stream.astype(numpy.int32))
-        self._pad_token_id = pad_token_id
+        self.stream = torch.from_numpy(stream.astype(numpy.int32))
+        self.pad_token_id = pad_token_id
 
     def __len__(self) -> int:
         return -(-self.predicted_tokens // (self.sequence_length - 1))
@@ -40,11 +41,11 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")
         start = index % len(self) * (self.sequence_length - 1)
-        tokens = self._stream[start : start + self.sequence_length].long()
+        tokens = self.stream[start : start + self.sequence_length].long()
         padding = (0, self.sequence_length - len(tokens))
         pad = torch.nn.functional.pad
         return {
-            "input_ids": pad(tokens, padding, value=self._pad_token_id),
+            "input_ids": pad(tokens, padding, value=self.pad_token_id),
             "attention_mask": pad(torch.ones_like(tokens), padding, value=0),
             "labels": pad(tokens, padding, value=_IGNORED_LABEL),
         }

@@ -1,15 +1,11 @@
-"""Tables (JSON, CSV, Arrow) to texts: one row, one text."""
+"""Tables (JSON, CSV) to texts: one row, one text."""
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from minifinetuning.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow
 
 Row = str | dict[str, Any]
 
@@ -30,74 +26,77 @@ def json_rows(content: str, name: str) -> list[Row]:
     return [_row(item, f"{name}:{number}") for number, item in enumerate(value, start=1)]
 
 
-def json_lines_rows(content: str, name: str) -> list[Row]:
+def json_lines_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
     """The rows of a JSON lines file: an object or a string a line; blank lines are ignored.
 
     Raises InputError, naming file and line, where the JSON is malformed.
     """
-    # Not splitlines(): JSON strings may hold U+2028 and the like unescaped.
-    return [
-        _row(_json_value(line, name, first_line=number), f"{name}:{number}")
-        for number, line in enumerate(content.split("\n"), start=1)
-        if line.strip()
-    ]
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            value = _json_value(line.removesuffix("\n"), name, first_line=number)
+            yield _row(value, f"{name}:{number}")
 
 
-def csv_rows(content: str, name: str) -> list[Row]:
+def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
     """The rows of a CSV file whose first line is the header.
 
     Raises InputError, naming file and line, where quotes or the number of cells are wrong.
     """
-    # The csv module refuses cells over 128 KiB, which a document easily is.
-    limit = csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    rows: list[Row] = []
+    reader = csv.DictReader(lines, strict=True)
     try:
-        for row in reader:
+        while (row := _next_row(reader)) is not None:
             if None in row:
                 raise csv.Error("more cells than the header has")
-            rows.append(dict(row))
+            yield row
     except csv.Error as error:
         raise InputError(
             f"{name}, line {reader.line_num}: malformed CSV ({error}); "
             "put text that holds commas, quotes or line breaks in double quotes"
         ) from None
+
+
+def _next_row(reader: "csv.DictReader[str]") -> dict[str, Any] | None:
+    # The csv module refuses cells over 128 KiB, which a document easily is. Its limit is the whole
+    # process's, so it is put back before anyone else runs.
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        return next(reader, None)
     finally:
         csv.field_size_limit(limit)
-    return rows
 
 
-def row_texts(rows: Sequence[Row], name: str, text_field: str | None) -> list[str]:
+def row_texts(
+    read: Callable[[], Iterable[Row]], name: str, text_field: str | None
+) -> Iterator[str]:
     """The text of each row: the row itself where it is a string, else its text column.
 
-    The column is chosen by `text_column`; a missing or null cell gives an empty text.
+    `read` gives the rows anew at each call: they are gone through once to choose the column, as
+    `text_column` does, and once for the texts. A missing or null cell gives an empty text.
     Raises InputError where there is no such column, or where a cell of it is no text.
     """
-    objects = [row for row in rows if isinstance(row, dict)]
-    column = ""
-    if objects:
-        columns = list(dict.fromkeys(key for row in objects for key in row))
-        candidates = [key for key in columns if _holds_text(row.get(key) for row in objects)]
-        column = text_column(columns, candidates, name, text_field)
-    return [
-        _cell_text(row.get(column) if isinstance(row, dict) else row, column, f"{name}:{number}")
-        for number, row in enumerate(rows, start=1)
-    ]
+    column = _row_column(read(), name, text_field)
+    for number, row in enumerate(read(), start=1):
+        cell = row.get(column) if isinstance(row, dict) else row
+        yield cell_text(cell, column, f"{name}:{number}")
 
 
-def arrow_texts(table: "pyarrow.Table", name: str, text_field: str | None) -> list[str]:
-    """The text of each row of an Arrow table, as `row_texts` gives it."""
-    import pyarrow
-
-    def is_text(kind: Any) -> bool:
-        return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
-
-    candidates = [field.name for field in table.schema if is_text(field.type)]
-    column = text_column(table.column_names, candidates, name, text_field)
-    return [
-        _cell_text(cell, column, f"{name}:{number}")
-        for number, cell in enumerate(table.column(column).to_pylist(), start=1)
-    ]
+def _row_column(rows: Iterable[Row], name: str, text_field: str | None) -> str:
+    """The text column of all rows; no more of them are read than decide it."""
+    wanted = "text" if text_field is None else text_field
+    kinds: dict[str, set[type]] = {}
+    has_objects = False
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        if wanted in row:
+            return wanted
+        has_objects = True
+        for key, cell in row.items():
+            kinds.setdefault(key, set()).update([] if cell is None else [type(cell)])
+    if not has_objects:
+        return ""
+    candidates = [key for key, found in kinds.items() if found == {str}]
+    return text_column([*kinds], candidates, name, text_field)
 
 
 def text_column(
@@ -126,6 +125,19 @@ def text_column(
     return candidates[0]
 
 
+def cell_text(cell: Any, column: str, place: str) -> str:
+    """The text in a cell, none where it is null; raises InputError, naming `place`, for others."""
+    if cell is None:
+        return ""
+    if not isinstance(cell, str):
+        raise InputError(
+            f"{place}: column {column!r} holds a {type(cell).__name__}, not text: "
+            "choose another with --text_field"
+        )
+    # JSON can escape half of a surrogate pair, which no encoder or tokenizer accepts.
+    return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _json_value(content: str, name: str, first_line: int = 1) -> Any:
     try:
         return json.loads(content)
@@ -143,20 +155,3 @@ def _row(item: Any, place: str) -> Row:
             f"{place} is a {type(item).__name__}: each row must be an object or a string"
         )
     return item
-
-
-def _holds_text(cells: Iterable[Any]) -> bool:
-    kinds = {type(cell) for cell in cells if cell is not None}
-    return kinds == {str}
-
-
-def _cell_text(cell: Any, column: str, place: str) -> str:
-    if cell is None:
-        return ""
-    if not isinstance(cell, str):
-        raise InputError(
-            f"{place}: column {column!r} holds a {type(cell).__name__}, not text: "
-            "choose another with --text_field"
-        )
-    # JSON can escape half of a surrogate pair, which no encoder or tokenizer accepts.
-    return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

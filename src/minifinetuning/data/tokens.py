@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 TokenIds = numpy.typing.NDArray[numpy.int32]
 
-_BATCH_SIZE = 256
+# Enough for all cores, since documents are tokenized in parallel; while a tokenizer's own record of
+# a token takes some hundred bytes, so that many long documents at once would fill the memory.
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 2**20
+
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -57,8 +61,7 @@ def tokenized_batches(
     with tqdm(
         total=len(documents), desc="tokenizing", unit="doc", leave=False, disable=not progress
     ) as bar:
-        for start in range(0, len(documents), _BATCH_SIZE):
-            texts = [document.text for document in documents[start : start + _BATCH_SIZE]]
+        for texts in _batches(documents):
             # verbose=False: no warning of texts longer than the window, since packing cuts them.
             # Not every slow tokenizer accepts split_special_tokens.
             batch = tokenizer(
@@ -75,6 +78,20 @@ def tokenized_batches(
                 for text, token_ids in zip(texts, batch, strict=True)
             ]
             bar.update(len(texts))
+
+
+def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
+    """The texts in order, as many together as the limits of a batch allow, at least one."""
+    texts: list[str] = []
+    characters = 0
+    for document in documents:
+        characters += len(document.text)
+        if texts and (len(texts) == _BATCH_DOCUMENTS or characters > _BATCH_CHARACTERS):
+            yield texts
+            texts, characters = [], len(document.text)
+        texts.append(document.text)
+    if texts:
+        yield texts
 
 
 def closing_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -1,0 +1,101 @@
+"""Texts of Arrow tables, batch by batch: Parquet files, saved datasets and those of the hub."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minifinetuning.data.places import Place
+from minifinetuning.data.tables import cell_text, text_column
+from minifinetuning.data.text_files import UnreadableError
+from minifinetuning.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_BATCH_ROWS = 64
+
+
+def parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    """The text of each row of a Parquet file.
+
+    Raises UnreadableError where its text cannot be read to the end, InputError as `text_column`.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    name = str(path)
+    try:
+        # Read in small pieces: by default a whole row group, often the whole file, is loaded.
+        with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
+            column = _text_column(file.schema_arrow, name, text_field)
+            # Once through beforehand, so that damage at the end leaves the whole file out.
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+                batch.validate(full=True)
+            yield from _texts(file.iter_batches(_BATCH_ROWS, columns=[column]), column, name)
+    except (pyarrow.ArrowException, OSError):
+        raise UnreadableError("damaged Parquet") from None
+
+
+def dataset_texts(place: Place, text_field: str | None) -> Iterator[str]:
+    """The text of each row of a saved dataset (a folder) or one of the hub (its id).
+
+    Of several splits `train` is taken, or all where there is none of that name. Raises InputError
+    where the dataset cannot be loaded, or as `text_column`.
+    """
+    dataset = _saved_dataset(place) if isinstance(place, Path) else _hub_dataset(place)
+    splits = [dataset]
+    if isinstance(dataset, dict):
+        splits = [dataset["train"]] if "train" in dataset else [*dataset.values()]
+    name = str(place)
+    for split in splits:
+        column = _text_column(split.features.arrow_schema, name, text_field)
+        batches = split.select_columns([column]).with_format("arrow").iter(_BATCH_ROWS)
+        yield from _texts(batches, column, name)
+
+
+def _text_column(schema: "pyarrow.Schema", name: str, text_field: str | None) -> str:
+    import pyarrow
+
+    def is_text(kind: Any) -> bool:
+        return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+    candidates = [field.name for field in schema if is_text(field.type)]
+    return text_column(schema.names, candidates, name, text_field)
+
+
+def _texts(
+    batches: Iterable["pyarrow.RecordBatch | pyarrow.Table"], column: str, name: str
+) -> Iterator[str]:
+    cells = (cell for batch in batches for cell in batch.column(column).to_pylist())
+    for number, cell in enumerate(cells, start=1):
+        yield cell_text(cell, column, f"{name}:{number}")
+
+
+def _saved_dataset(folder: Path) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise InputError(
+            f"{folder} looks like a saved dataset but cannot be loaded ({_reason(error)}); "
+            "save it again with datasets.save_to_disk"
+        ) from error
+
+
+def _hub_dataset(source: str) -> Any:
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        return datasets.load_dataset(name, config or None, split="train")
+    except Exception as error:
+        raise InputError(
+            f"{source!r} is neither a path nor a dataset that could be loaded ({_reason(error)}); "
+            "check the spelling, the network, and that it has a train split"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,183 @@
+"""Corpora kept on disk, so that a run on unchanged texts neither reads nor tokenizes them again."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from minifinetuning.data.corpus import Corpus, CorpusSummary
+from minifinetuning.data.documents import DocumentStream
+from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.places import Place
+from minifinetuning.data.tokenizer_identity import tokenizer_identity
+from minifinetuning.files import replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 2 << 30
+"""Bytes that a cache folder may hold: the corpora used longest ago make room for new ones."""
+
+FileState = tuple[str, int, int]
+"""Absolute path, size in bytes, and time of the last change in nanoseconds."""
+
+
+def cache_entry(
+    folder: Path,
+    stream: DocumentStream,
+    tokenizer: "PreTrainedTokenizerBase",
+    settings: Mapping[str, int],
+) -> "CacheEntry | None":
+    """The place of a corpus in `folder`, which may be empty; None for datasets of the hub.
+
+    Its name is a digest of all that the corpus comes from: the files' paths, sizes and times of
+    change, how they are read, the tokenizer, the budgets and the seed in `settings`, and the
+    versions of the software. What lies behind the name of a hub dataset may change unseen.
+    """
+    files = file_states(stream.places)
+    if files is None:
+        return None
+    origin = {
+        "sources": stream.sources,
+        "text_field": stream.text_field,
+        "skip_unreadable": stream.skip_unreadable,
+        "files": files,
+        "tokenizer": tokenizer_identity(tokenizer),
+        "software": _software(),
+        **settings,
+    }
+    key = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    return CacheEntry(folder / f"corpus-{key}.safetensors", stream, files)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The place of one corpus in a cache, full or empty; `files` are what it comes from."""
+
+    path: Path
+    stream: DocumentStream
+    files: list[FileState]
+
+    def corpus(self) -> Corpus | None:
+        """The corpus kept here; None where there is none, or what lies here is damaged."""
+        try:
+            kept = _unpacked(self.path)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        # The time of the last change is that of the last use. It may be another user's file.
+        with suppress(OSError):
+            os.utime(self.path)
+        return kept
+
+    def keep(self, corpus: Corpus) -> None:
+        """Write the corpus, readable by the user alone, and make room for it in its folder.
+
+        Nothing is written where the files have changed while they were read, or where it is above
+        the limit by itself. A folder that cannot be written is a warning.
+        """
+        content = _packed(corpus)
+        if len(content) > LIMIT or file_states(self.stream.places) != self.files:
+            return
+        try:
+            with replacing(self.path) as temporary:
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(content)
+            _shrink(self.path.parent)
+        except OSError as error:
+            logger.warning(
+                "the tokenized texts could not be kept in %s (%s), so the next run reads the "
+                "sources again: make room there, or set MINIFINETUNING_CACHE to another folder",
+                self.path.parent,
+                error.strerror,
+            )
+
+
+def file_states(places: list[Place]) -> list[FileState] | None:
+    """The state of every file of local `places`; None where one is a dataset of the hub."""
+    states = []
+    for place in places:
+        if isinstance(place, str):
+            return None
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            # A link may lead nowhere; reading it will say so.
+            with suppress(OSError):
+                state = path.stat()
+                states.append((os.path.abspath(path), state.st_size, state.st_mtime_ns))
+    return states
+
+
+def _shrink(folder: Path) -> None:
+    """Remove the entries used longest ago, until the others are within the limit."""
+    found = []
+    # With what a writer that was killed has left behind.
+    for path in [*folder.glob("corpus-*"), *folder.glob(".corpus-*")]:
+        # Another process may have removed it.
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            found.append((state.st_mtime_ns, state.st_size, path))
+    held = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if held <= LIMIT:
+            break
+        path.unlink(missing_ok=True)
+        held -= size
+
+
+def _software() -> dict[str, str]:
+    """The versions of what turns files to token ids, and our own code for it, bit for bit."""
+    own = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        own.update(path.read_bytes())
+    packages = ("minifinetuning", "tokenizers", "transformers")
+    versions = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), "own": own.hexdigest(), **versions}
+
+
+def _packed(corpus: Corpus) -> bytes:
+    """A safetensors file: the streams (N,) of int32, and what describes them as its metadata."""
+    sides = {"validation": corpus.validation}
+    if corpus.train is not None:
+        sides["train"] = corpus.train
+    record = json.dumps(
+        {
+            "summary": asdict(corpus.summary),
+            "pad_token_id": corpus.validation.pad_token_id,
+            "identities": {name: side.identity for name, side in sides.items()},
+        }
+    )
+    streams = {name: side.stream.numpy() for name, side in sides.items()}
+    return save(streams, {"record": record, "digest": _digest(record)})
+
+
+def _unpacked(path: Path) -> Corpus:
+    """What `_packed` has written; raises one of many errors where it is anything else."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        if metadata["digest"] != _digest(metadata["record"]):
+            raise ValueError("the record is damaged")
+        record: dict[str, Any] = json.loads(metadata["record"])
+        streams = {name: file.get_tensor(name) for name in record["identities"]}
+    summary = CorpusSummary(**record["summary"])
+    sides = {
+        name: PackedSequences(stream, summary.sequence_length, record["pad_token_id"])
+        for name, stream in streams.items()
+    }
+    if {name: side.identity for name, side in sides.items()} != record["identities"]:
+        raise ValueError("the token ids are damaged")
+    return Corpus(sides.get("train"), sides["validation"], summary)
+
+
+def _digest(record: str) -> str:
+    return hashlib.sha256(record.encode()).hexdigest()

@@ -1,0 +1,201 @@
+"""Sources far larger than what is wanted of them."""
+
+import csv
+import gzip
+import json
+import random
+import tracemalloc
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from minifinetuning.data import (
+    DocumentStream,
+    pack_documents,
+    read_corpus,
+    read_documents,
+    reading,
+    split_documents,
+    tokenize_documents,
+    validation_only,
+)
+from minifinetuning.data.tables import row_texts
+from minifinetuning.errors import InputError
+
+TEXTS = [f"{number:08}" * 1000 for number in range(1000)]  # 8 MB
+
+
+def written(kind, folder, texts):
+    path = folder / f"a.{kind}"
+    if kind in ("jsonl", "jsonl.gz"):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+        path.write_bytes(gzip.compress(lines, 1) if kind == "jsonl.gz" else lines)
+    elif kind == "csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "text"], *enumerate(texts)])
+    elif kind == "parquet":
+        # Small pages, which is how little of a file can be read.
+        table = pyarrow.table({"text": texts})
+        options = {"write_batch_size": 16, "use_dictionary": False, "compression": "none"}
+        pyarrow.parquet.write_table(table, path, **options)
+    elif kind == "saved":
+        datasets.Dataset.from_dict({"text": texts}).save_to_disk(path)
+    else:
+        path.mkdir()
+        for number, text in enumerate(texts):
+            (path / f"{number:04}.txt").write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "parquet", "saved", "folder"])
+def test_documents_come_one_at_a_time(kind, tmp_path):
+    stream = DocumentStream([written(kind, tmp_path, TEXTS)])
+    before = pyarrow.total_allocated_bytes()
+    next(iter(stream))  # What is imported and set up once does not count.
+    tracemalloc.start()
+    most_of_arrow = 0
+    for document, text in zip(stream, TEXTS, strict=True):
+        assert document.text == text
+        most_of_arrow = max(most_of_arrow, pyarrow.total_allocated_bytes() - before)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert stream.count == 1000
+    assert most + most_of_arrow < 4 << 20
+
+
+def test_counts_are_those_of_the_last_iteration(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(["b", " \n", "a", " b\n", "", "a"]))
+    (tmp_path / "bad.txt").write_bytes(b"\0")
+    stream = DocumentStream([str(tmp_path)], skip_unreadable=True)
+    for _ in range(2):
+        assert [document.text for document in stream] == ["b", "a"]
+        assert (stream.count, stream.empty, stream.repeated) == (2, 2, 2)
+        assert stream.skipped == [str(tmp_path / "bad.txt")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_damage_at_the_end_leaves_all_of_a_table_out(kind, tmp_path):
+    source = written(kind, tmp_path, TEXTS)
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        # Valid as a file, and its last text no UTF-8.
+        texts = [text.encode() for text in TEXTS] + [b"caf\xe9"]
+        binary = pyarrow.array(texts, pyarrow.binary())
+        arrow = pyarrow.Array.from_buffers(pyarrow.string(), len(texts), binary.buffers())
+        pyarrow.parquet.write_table(pyarrow.table({"text": arrow}), path)
+    elif kind == "jsonl.gz":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path.write_bytes(path.read_bytes() + b"caf\xe9\n")
+    (tmp_path / "b.txt").write_text("fine")
+    stream = DocumentStream([str(tmp_path)], skip_unreadable=True)
+    assert [document.text for document in stream] == ["fine"]
+    assert (stream.count, stream.skipped) == (1, [source])
+    with pytest.raises(InputError, match=r"cannot read as UTF-8 text: .*a\."):
+        read_documents([str(tmp_path)])
+
+
+def test_bytes_cut_at_the_border_of_a_chunk_are_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    text = "x" + "€" * 500_000
+    path.write_text(json.dumps(text, ensure_ascii=False), encoding="utf-8")
+    assert read_documents([str(path)]).items[0].text == text
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_documents([str(path)])
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="binary"):
+        read_documents([str(path)])
+
+
+def test_line_ends_and_marks_are_those_of_whole_files(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbftext,n\r\n"a\r\nb\rc",1\r"d",2\n')
+    assert [document.text for document in read_documents([str(path)]).items] == ["a\nb\nc", "d"]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf"a"\r\n\r"b"\r{"text": \r\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 4: .* column 10\)"):
+        read_documents([str(path)])
+
+
+def test_the_column_is_chosen_by_all_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"title": "t", "body": None}, {"title": 7, "body": "x"}, {"note": None}]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert [document.text for document in read_documents([str(path)]).items] == ["x"]
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, {"text": "last"}]))
+    assert [document.text for document in read_documents([str(path)]).items] == ["last"]
+
+
+def test_no_more_rows_than_decide_the_column_are_read_twice():
+    reads = []
+
+    def read():
+        reads.append(0)
+        for number in range(10):
+            reads[-1] += 1
+            yield {"note": "n", "body" if number < 3 else "text": str(number)}
+
+    texts = list(row_texts(read, "a.jsonl", None))
+    assert texts == ["", "", "", *"3456789"]
+    assert reads == [4, 10]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Many short documents, a few long ones, and repeated ones."""
+    source = random.Random(1)
+    words = ["the", "cat", "and", "hat", "bat", "unusual", "é"]
+    texts = [
+        f"{number} " + " ".join(source.choices(words, k=source.choice([3, 10, 30, 300])))
+        for number in range(1500)
+    ]
+    return written("jsonl", tmp_path, texts + texts[::7])
+
+
+def expected(corpus, tokenizer, seed, with_train):
+    """All documents tokenized and split: what the front must come to."""
+    tokenized = tokenize_documents(read_documents([corpus]).items, tokenizer)
+    if with_train:
+        return split_documents(tokenized, 3000, 200, seed)
+    return validation_only(tokenized, 200, seed)
+
+
+@pytest.mark.parametrize("characters_per_token", [8, 1])
+def test_the_front_alone_gives_the_split_of_all(
+    corpus, tokenizer, monkeypatch, characters_per_token
+):
+    fronts = []
+
+    def noted(*arguments):
+        fronts.append(reading_front(*arguments))
+        return fronts[-1]
+
+    reading_front = reading.split_front
+    monkeypatch.setattr(reading, "split_front", noted)
+    monkeypatch.setattr(reading, "_CHARACTERS_PER_TOKEN", characters_per_token)
+    options = {"sequence_length": 16, "validation_tokens": 200}
+    for seed in range(3):
+        read = read_corpus([corpus], tokenizer, train_tokens=3000, seed=seed, **options)
+        alone = read_corpus([corpus], tokenizer, seed=seed, with_train=False, **options)
+        split = expected(corpus, tokenizer, seed, with_train=True)
+        train = pack_documents(split.train, 16, 2, eos_token_id=0)
+        validation = pack_documents(split.validation, 16, 2)
+        assert read.train.identity == train.identity
+        assert read.validation.identity == alone.validation.identity == validation.identity
+        assert (read.summary.documents, read.summary.repeated) == (1500, 215)
+    assert not any(front.is_all for front in fronts)
+    # With too few characters for the tokens, some sources were read once more.
+    assert (len(fronts) > 6) == (characters_per_token == 1)
+
+
+def test_no_more_documents_count_as_tokenized_than_decide(corpus, tokenizer, monkeypatch):
+    options = {"sequence_length": 16, "train_tokens": 3000, "validation_tokens": 200}
+    summary = read_corpus([corpus], tokenizer, **options).summary
+    longest = 4 * 300
+    assert 3000 + 200 < summary.tokens < 3000 + 2 * (200 + longest)
+    monkeypatch.setattr("minifinetuning.data.tokens._BATCH_DOCUMENTS", 3)
+    assert read_corpus([corpus], tokenizer, **options).summary == summary

@@ -1,0 +1,76 @@
+import pytest
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+
+from minifinetuning.data.tokenizer_identity import tokenizer_identity
+
+
+def fast(backend, **special):
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(backend.to_str()),
+        **({"eos_token": "<|end|>"} | special),
+    )
+
+
+def test_a_fast_tokenizer_is_what_it_does(backend):
+    identity = tokenizer_identity(fast(backend))
+    assert tokenizer_identity(fast(backend, model_max_length=3)) == identity
+    for special in ({"eos_token": "<|pad|>"}, {"bos_token": "a"}, {"pad_token": "a"}):
+        assert tokenizer_identity(fast(backend, **special)) != identity
+    backend.normalizer = normalizers.Lowercase()
+    assert tokenizer_identity(fast(backend)) != identity
+
+
+def test_using_a_tokenizer_does_not_change_it(backend):
+    backend.enable_truncation(4)
+    backend.enable_padding()
+    tokenizer = fast(backend)
+    identity = tokenizer_identity(tokenizer)
+    state = tokenizer.backend_tokenizer.to_str()
+    tokenizer(["the cat"], padding=False, truncation=False)
+    assert tokenizer.backend_tokenizer.to_str() != state
+    assert tokenizer_identity(tokenizer) == identity
+
+
+class Characters(PreTrainedTokenizer):
+    """One token a character, in plain Python."""
+
+    def __init__(self, characters, lower=False, **options):
+        self.characters, self.lower = characters, lower
+        super().__init__(lower=lower, **options)
+
+    @property
+    def vocab_size(self):
+        return len(self.characters)
+
+    def get_vocab(self):
+        return {c: n for n, c in enumerate(self.characters)} | self.added_tokens_encoder
+
+    def _tokenize(self, text, **options):
+        return list(text.lower() if self.lower else text)
+
+    def _convert_token_to_id(self, token):
+        return self.characters.index(token)
+
+    def _convert_id_to_token(self, index):
+        return self.characters[index]
+
+
+class OtherCharacters(Characters):
+    pass
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Characters("abd", eos_token="<e>"),
+        Characters("acb", eos_token="<e>"),
+        Characters("abc", eos_token="c"),
+        Characters("abc", lower=True, eos_token="<e>"),
+        OtherCharacters("abc", eos_token="<e>"),
+    ],
+)
+def test_a_tokenizer_in_python_is_its_vocabulary_settings_and_class(other):
+    identity = tokenizer_identity(Characters("abc", eos_token="<e>"))
+    assert tokenizer_identity(Characters("abc", eos_token="<e>")) == identity
+    assert tokenizer_identity(other) != identity
