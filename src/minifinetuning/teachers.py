@@ -1,4 +1,4 @@
-"""The unfinetuned model as teacher: a frozen copy, the adapters switched off, or remembered."""
+"""The unfinetuned model as teacher: a copy, the adapters switched off, or not yet trained."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -28,6 +28,7 @@ __all__ = [
     "ModelTeacher",
     "StartingModel",
     "Teacher",
+    "starting_teacher",
     "teacher_of",
 ]
 
@@ -65,6 +66,14 @@ def teacher_of(model: PreTrainedModel | PeftModel) -> ModelTeacher:
     Raises InputError where the adapters cannot be switched off faithfully (see `AdaptersOff`).
     """
     return AdaptersOff(model) if isinstance(model, PeftModel) else FrozenCopy(model)
+
+
+def starting_teacher(model: PreTrainedModel | PeftModel) -> "AdaptersOff | StartingModel":
+    """The teacher of a student for as long as it is not trained: never a copy.
+
+    Raises InputError where the adapters cannot be switched off faithfully (see `AdaptersOff`).
+    """
+    return AdaptersOff(model) if isinstance(model, PeftModel) else StartingModel(model)
 
 
 class FrozenModel(ModelTeacher):

@@ -16,6 +16,7 @@ __all__ = [
     "causal_model",
     "check_halves",
     "evaluating",
+    "freeze_head",
     "hidden_states",
     "output_head",
     "predicting",
@@ -69,6 +70,11 @@ def output_head(model: PreTrainedModel | PeftModel) -> Head:
         scale=float(scale),
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def freeze_head(model: PreTrainedModel | PeftModel) -> None:
+    """Leave the output head as it is, and with it the embeddings where they are tied to it."""
+    causal_model(model).get_output_embeddings().requires_grad_(False)
 
 
 @contextmanager

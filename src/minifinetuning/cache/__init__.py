@@ -1,0 +1,16 @@
+"""The teacher on disk: computed once, then the same for every tau, objective and epoch."""
+
+from minifinetuning.cache.building import Autocast
+from minifinetuning.cache.opening import TeacherCache, open_cache
+from minifinetuning.cache.plan import CachePlan, plan_cache, require_known
+from minifinetuning.cache.run import RunTeacher
+
+__all__ = [
+    "Autocast",
+    "CachePlan",
+    "RunTeacher",
+    "TeacherCache",
+    "open_cache",
+    "plan_cache",
+    "require_known",
+]
