@@ -1,0 +1,33 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import end_to_end
+
+TINY = ["--shape", "tiny", "--epochs", "2", "--sequences", "2", "--sequence_length", "16"]
+TINY += ["--dtype", "float32", "--threads", "1", "--device", "cpu"]
+
+
+def test_table_plot_and_json(
+    in_this_process: None, results: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    before = dict(os.environ)
+    end_to_end.main([*TINY, "--runs", "ft,expected", "--output", str(tmp_path)])
+    cells = results("end_to_end")["cells"]
+    assert [cell["run"] for cell in cells] == ["ft", "expected"]
+    assert [cell.get("reason") for cell in cells] == [None, None]
+    assert cells[0]["seconds_of_ft"] == 1.0
+    assert all(cell["peak_bytes_of_ft"] > 0 for cell in cells)
+    assert dict(os.environ) == before
+
+
+def test_memory_compares_expected_embeddings_with_finetuning() -> None:
+    arguments = end_to_end.parsed([*TINY, "--memory"])
+    assert (arguments.adapters, arguments.runs) == (["lora"], ["ft", "expected"])
+
+
+def test_an_expected_embedding_of_a_trained_head_is_refused(in_this_process: None) -> None:
+    arguments = end_to_end.parsed([*TINY, "--runs", "expected"])
+    (cell,) = end_to_end.cells_of(end_to_end.settings(arguments, "full"), 1)
+    assert cell["reason"] == "an expected embedding needs a frozen output head"
