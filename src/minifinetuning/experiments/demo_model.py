@@ -5,9 +5,6 @@ them: straight from them general perplexity falls and every comparison is void. 
 a low-rank adapter that it trained on general text, by `prepared_reference` as it stands below.
 """
 
-import os
-import shutil
-import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from transformers import logging as transformers_logging
 from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
 from minifinetuning.experiments.demo_material import MODEL_WHEEL, fetched, gguf_file
 from minifinetuning.experiments.reference import prepare_reference
+from minifinetuning.files import replacing
 from minifinetuning.models.loading import load_model, load_tokenizer, merged
 
 __all__ = ["converted_model", "prepared_reference", "shipped_reference"]
@@ -71,11 +69,6 @@ def prepared_reference(base: str, general: list[str], folder: Path) -> str:
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save into a temporary folder and rename it: the cache never holds half a model."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
+    with replacing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

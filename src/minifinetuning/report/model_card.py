@@ -28,6 +28,14 @@ _OBJECTIVES = {
         "is wrong, just enough for the true token to lead its favourite by τ"
     ),
     "distillation": "distillation from the frozen starting model alone",
+    "kl": "finetuning with KL(p_T || p_S) to the frozen starting model as a regulariser",
+    "dft": "dynamic finetuning (DFT): each token's loss is weighted by its own probability",
+    "asft": "anchored finetuning (ASFT): DFT with KL(p_T || p_S) to the frozen starting model",
+    "mask_the_target": (
+        "Mask-the-Target: finetuning with a KL to the frozen starting model in which the true "
+        "token is left out"
+    ),
+    "stm": "selective token masking (STM): finetuning on tokens that the starting model expects",
 }
 _WITH_TAU = {"mft", "single_correction"}
 

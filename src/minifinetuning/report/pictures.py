@@ -1,6 +1,5 @@
 """What was gained against what was lost, drawn; and both over the steps of training."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minifinetuning.errors import InputError
+from minifinetuning.files import replacing
 from minifinetuning.report.labels import Labels
 from minifinetuning.report.tables import Metrics
 
@@ -189,13 +189,10 @@ def _saved_figure(path: Path, width: float, height: float) -> Iterator["Figure"]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)  # inches
     figure = Figure(figsize=(width, height), layout=layout)
     yield figure
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    undated = {"Date": None} if kind == "svg" else None
+    with (
+        replacing(path) as temporary,
         # Text stays text in an SVG: small, searchable, and the same bytes every time.
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minifinetuning"}):
-            undated = {"Date": None} if kind == "svg" else None
-            figure.savefig(temporary, format=kind, dpi=150, metadata=undated)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minifinetuning"}),
+    ):
+        figure.savefig(temporary, format=kind, dpi=150, metadata=undated)

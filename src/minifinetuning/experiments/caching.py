@@ -1,0 +1,62 @@
+"""A teacher's cache ahead of training: `mft cache`."""
+
+import math
+import time
+
+import torch
+from accelerate import PartialState
+
+from minifinetuning.cache import CachePlan, open_cache, plan_cache
+from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
+from minifinetuning.data.batches import Sequences
+from minifinetuning.experiments.adaptation import read_texts
+from minifinetuning.models.causal import check_halves, freeze_head
+from minifinetuning.models.loading import load_model
+from minifinetuning.teachers import StartingModel
+
+__all__ = ["cache_teacher"]
+
+
+def cache_teacher(
+    model: ModelConfig, adapter: AdapterConfig, data: DataConfig, options: CacheConfig
+) -> CachePlan:
+    """Compute the caches that `mft train` with the same options would begin with.
+
+    The training text's, and without general text the validation text's too, since KL(p_T || p_S)
+    is followed there. Several processes may be at it, started together or one by one: each takes
+    parts that no other is at. Raises InputError for input that cannot be used.
+    """
+    texts = read_texts(model, data, data.data, None, seed=options.seed)
+    sequences: dict[str, Sequences] = {}
+    if texts.specialized.train is not None:
+        sequences["train"] = texts.specialized.train
+    if not data.general:
+        sequences["validation"] = texts.specialized.validation
+    starting = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+    check_halves(starting)
+    if options.freeze_head or adapter.adapter:
+        freeze_head(starting)
+    process = PartialState()
+    starting.to(process.device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(process.device.type, torch.bfloat16, enabled=bool(options.bf16))
+
+    plan = plan_cache(
+        options.teacher_cache, starting, sequences, passes=math.inf, autocast=autocast
+    )
+    speaks = process.is_main_process
+    if speaks:
+        print(plan)
+    start = time.perf_counter()
+    open_cache(
+        plan,
+        StartingModel(starting),
+        sequences,
+        batch_size=options.per_device_train_batch_size,
+        autocast=autocast,
+        progress=speaks,
+    )
+    if speaks:
+        print(f"whole after {time.perf_counter() - start:.0f} seconds")
+    return plan
