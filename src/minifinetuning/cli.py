@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         verbs[verb](rest)
     except (InputError, TrainingDivergedError) as error:
         return _refuse(str(error))
+    _leave_other_processes()
     return 0
 
 
@@ -284,6 +285,14 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("minifinetuning").setLevel(logging.INFO)
+
+
+def _leave_other_processes() -> None:
+    """Under a launcher: together, since the threads of gloo and NCCL abort a process they outlive."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _refuse(message: str) -> int:

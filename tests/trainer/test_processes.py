@@ -38,6 +38,9 @@ if trainer.is_world_process_zero():
     weights = {name: value.tolist() for name, value in trainer.model.named_parameters()}
     with open(f"{given['folder']}/{world_size}.json", "w") as file:
         json.dump({"log": trainer.state.log_history, "weights": weights}, file)
+# gloo's threads must not outlive the interpreter: a process that leaves first would abort.
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
 """
 
 
@@ -76,7 +79,7 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
             timeout=200,
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
 
     assert len(list((tmp_path / "teacher").glob("part-*.safetensors"))) == 40
     one, two = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2))
