@@ -1,5 +1,6 @@
 """The configuration: transformers' TrainingArguments with a few fields and the paper's defaults."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -92,7 +93,11 @@ class DataConfig(TextConfig):
     )
     general: list[str] | None = field(
         default=None,
-        metadata={"help": "General text, never trained on: what forgetting (DG) is measured on."},
+        metadata={"help": "General text: what forgetting (DG) is measured on, never trained on."},
+    )
+    replay: list[str] | None = field(
+        default=None,
+        metadata={"help": "General text to train on beside the other; self: written by the model."},
     )
 
 
@@ -127,6 +132,17 @@ class MFTConfig(TrainingArguments):
     kl_weight: float = field(
         default=0.1,
         metadata={"help": "Weight of KL(p_T || p_S) in kl, asft and mask_the_target."},
+    )
+    new_data_fraction: float = field(
+        default=0.5,
+        metadata={"help": "With --replay: the share of each step's sequences that is new."},
+    )
+    replay_objective: str | None = field(
+        default=None, metadata={"help": "What replayed text trains, where that is another."}
+    )
+    ewc_lambda: float = field(
+        default=0.0,
+        metadata={"help": "Weight of elastic weight consolidation; its Fisher: general text."},
     )
     max_degeneralization: float | None = field(
         default=None,
@@ -239,10 +255,11 @@ class MFTConfig(TrainingArguments):
     def _check_own_fields(self) -> None:
         if self.output_dir is None:
             raise InputError("--output_dir is missing: name the folder that the result goes to")
-        if self.objective not in OBJECTIVES:
-            raise InputError(
-                f"--objective {self.objective} is not known: choose one of {', '.join(OBJECTIVES)}"
-            )
+        for name, objective in self._objectives().items():
+            if objective not in OBJECTIVES:
+                raise InputError(
+                    f"--{name} {objective} is not known: choose one of {', '.join(OBJECTIVES)}"
+                )
         try:
             check_tau(self.tau)
             check_kl_weight(self.kl_weight)
@@ -252,6 +269,12 @@ class MFTConfig(TrainingArguments):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise InputError(f"--{name} is a percentage above 0, got {limit}")
+        if not 0 < self.new_data_fraction < 1:
+            raise InputError(
+                f"--new_data_fraction is a share between 0 and 1, got {self.new_data_fraction}"
+            )
+        if not 0 <= self.ewc_lambda < math.inf:
+            raise InputError(f"--ewc_lambda must be 0 or above, got {self.ewc_lambda}")
         require_known(self.teacher_cache)
         if not self.learning_rate > 0:
             raise InputError(f"--learning_rate must be above 0, got {self.learning_rate}")
@@ -260,10 +283,15 @@ class MFTConfig(TrainingArguments):
                 "--label_smoothing_factor has no place in these objectives: lower --tau instead"
             )
 
+    def _objectives(self) -> dict[str, str]:
+        """The objectives of this run by the option that names them."""
+        named = {"objective": self.objective, "replay_objective": self.replay_objective}
+        return {name: objective for name, objective in named.items() if objective is not None}
+
     @property
     def needs_teacher(self) -> bool:
-        """Whether the objective distils from the starting model."""
-        return needs_teacher(self.objective)
+        """Whether an objective of the run distils from the starting model."""
+        return any(needs_teacher(objective) for objective in self._objectives().values())
 
     @property
     def watches_forgetting(self) -> bool:

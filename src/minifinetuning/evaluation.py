@@ -13,7 +13,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from minifinetuning.data.batches import Sequences, collate
-from minifinetuning.metrics import SequenceLosses, changes
+from minifinetuning.metrics import (
+    SequenceLosses,
+    changes,
+    degeneralization,
+    ratio,
+    specialization,
+)
 from minifinetuning.models.causal import causal_model, evaluating
 from minifinetuning.models.student import DistillationInputs, distillation_output
 from minifinetuning.objectives import finetuning
@@ -24,6 +30,7 @@ __all__ = [
     "SPECIALIZED",
     "TextScores",
     "comparison",
+    "measurements",
     "text_scores",
 ]
 
@@ -96,6 +103,31 @@ def text_scores(
                 forward_kl[rows] = _row_sums(output.forward_kl, by_sequence)
     losses = SequenceLosses(likelihood, tokens)
     return TextScores(losses, None if teacher is None else forward_kl)
+
+
+def measurements(
+    scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None
+) -> dict[str, float]:
+    """What an evaluation logs: each text's perplexity, the loss, and S, DG and DG/S in %.
+
+    `loss` is the mean over the specialized text in nats. The changes need a `reference`, DG needs
+    general text, and `forward_kl` needs a teacher to have been asked.
+    """
+    values = {f"{name}_perplexity": score.perplexity for name, score in scores.items()}
+    first = scores.get(SPECIALIZED) or next(iter(scores.values()))
+    values["loss"] = math.log(first.perplexity)
+    if first.mean_forward_kl is not None:
+        values["forward_kl"] = first.mean_forward_kl
+    if reference is None or SPECIALIZED not in scores:
+        return values
+    gained = specialization(reference[SPECIALIZED].perplexity, first.perplexity)
+    values["specialization"] = gained
+    if GENERAL in scores:
+        lost = degeneralization(reference[GENERAL].perplexity, scores[GENERAL].perplexity)
+        values["degeneralization"] = lost
+        if gained:
+            values["ratio"] = ratio(lost, gained)
+    return values
 
 
 def _row_sums(values: Tensor, shape: tuple[int, int]) -> Tensor:

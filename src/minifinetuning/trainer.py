@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,10 +25,11 @@ from minifinetuning.cache import CachePlan, RunTeacher
 from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
 from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
 from minifinetuning.config import MFTConfig
-from minifinetuning.data.batches import Sequences, collate, without_teacher
+from minifinetuning.data.batches import REPLAY_COLUMN, Sequences, collate, model_inputs
+from minifinetuning.data.mixing import MixedOrder, MixedSequences
 from minifinetuning.errors import InputError, TrainingDivergedError
-from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, text_scores
-from minifinetuning.metrics import degeneralization, ratio, specialization
+from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, measurements, text_scores
+from minifinetuning.ewc import ElasticPenalty, fisher_diagonal, trained_parameters
 from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.student import (
@@ -36,9 +38,15 @@ from minifinetuning.models.student import (
     attach_distillation,
 )
 from minifinetuning.objectives import rule
+from minifinetuning.requirements import (
+    named_texts,
+    require_fisher_text,
+    require_measurable,
+    required_mixture,
+)
 from minifinetuning.teachers import Teacher
 
-__all__ = ["MFTTrainer", "require_measurable"]
+__all__ = ["MFTTrainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,11 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     "general"; a dataset alone is the specialized one. Without general text DG cannot be measured,
     and KL(p_T || p_S) on the specialized text is logged as the signal of forgetting.
 
+    `replay_dataset` is general text to train on beside the other: of each process's sequences in
+    each step exactly the share `new_data_fraction` is new. `fisher_dataset` (where nothing is said
+    the replayed text) is what `ewc_lambda` estimates its Fisher information on. Neither may share
+    documents with the general validation text.
+
     The model as given is the reference: the teacher, and what S and DG are relative to. With
     `peft_config` the adapters are made here. Raises InputError for a model that cannot be trained.
     """
@@ -76,9 +89,15 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        replay_dataset: Sequences | None = None,
+        fisher_dataset: Sequences | None = None,
         **kwargs: Any,
     ) -> None:
-        texts = _named_texts(eval_dataset)
+        texts = named_texts(eval_dataset)
+        self.mixture = required_mixture(args, replay_dataset)
+        self.replay_dataset = replay_dataset
+        self.fisher_dataset = replay_dataset if fisher_dataset is None else fisher_dataset
+        require_fisher_text(args, self.fisher_dataset)
         require_measurable(args, with_general=texts is not None and GENERAL in texts)
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
@@ -109,6 +128,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressLine())
         self.rule = rule(args.objective, args.tau, args.kl_weight)
+        self.replay_rule = rule(args.replay_objective or args.objective, args.tau, args.kl_weight)
+        self._penalty: ElasticPenalty | None = None
         self.reference: dict[str, TextScores] | None = None
         self._scores_by_step: dict[int, dict[str, TextScores]] = {}
         without_general = self.eval_dataset is not None and GENERAL not in self.eval_dataset
@@ -144,7 +165,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             self.args.teacher_cache,
             self.model,
             texts,
-            passes=self._epochs(len(texts["train"])) if "train" in texts else math.inf,
+            passes=self._passes(texts),
             autocast=self.accelerator.autocast,
         )
         if self.is_world_process_zero():
@@ -156,6 +177,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         texts: dict[str, Any] = {}
         if self.args.needs_teacher:
             texts["train"] = self.train_dataset
+            if self.replay_dataset is not None:
+                texts["replay"] = self.replay_dataset
         if self._watches_kl and self.eval_dataset is not None:
             texts["validation"] = self.eval_dataset[SPECIALIZED]
         if all(isinstance(text, Sized) for text in texts.values()):
@@ -167,12 +190,18 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             )
         return {}
 
-    def _epochs(self, sequences: int) -> float:
-        """How often this run goes over a training text of so many sequences."""
-        if self.args.max_steps <= 0:
-            return float(self.args.num_train_epochs)
-        a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return float(self.args.max_steps * a_step * self.args.world_size / max(1, sequences))
+    def _passes(self, texts: Mapping[str, Sequences]) -> float:
+        """How often this run goes over its training texts, on the average over sequences."""
+        if "train" not in texts:
+            return math.inf
+        specialized = len(texts["train"])
+        seen = self.args.num_train_epochs * specialized
+        if self.mixture is not None:
+            seen *= self.mixture.sequences / self.mixture.new
+        if self.args.max_steps > 0:
+            a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            seen = self.args.max_steps * a_step * self.args.world_size
+        return seen / max(1, specialized + len(texts.get("replay", ())))
 
     def _require_teacher(self) -> None:
         """Make the teacher ready, before weights change."""
@@ -183,12 +212,58 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
         self.train_dataset = self._run_teacher.texts.get("train", self.train_dataset)
+        self.replay_dataset = self._run_teacher.texts.get("replay", self.replay_dataset)
         if "validation" in self._run_teacher.texts and self.eval_dataset is not None:
             validation = self._run_teacher.texts["validation"]
             self.eval_dataset = {**self.eval_dataset, SPECIALIZED: validation}
         if self.args.device.type == "cuda" and self.args.dataloader_num_workers == 0:
             # The next batches are read and pinned while the GPU is at this one.
             self.args.dataloader_num_workers = 2
+
+    # Replay
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The specialized text, or the mixture of it and the replayed one."""
+        if self.mixture is None or self.replay_dataset is None:
+            return super().get_train_dataloader()
+        specialized: Any = self.train_dataset
+        self.train_dataset = MixedSequences(specialized, self.replay_dataset)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = specialized
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not isinstance(train_dataset, MixedSequences):
+            return super()._get_train_sampler(train_dataset)
+        assert self.mixture is not None
+        sizes = len(train_dataset.specialized), len(train_dataset.replay)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return MixedOrder(*sizes, self.mixture, seed)
+
+    # Elastic weight consolidation
+
+    def _require_penalty(self) -> None:
+        """Estimate the Fisher information on the starting weights, before they change."""
+        if not self.args.ewc_lambda or self._penalty is not None:
+            return
+        assert self.fisher_dataset is not None
+        with self.accelerator.autocast():
+            fisher = fisher_diagonal(
+                self.model,
+                self.fisher_dataset,
+                seed=self.args.seed,
+                progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+            )
+        self._penalty = ElasticPenalty(trained_parameters(self.model), fisher, self.args.ewc_lambda)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's step; the penalty joins the gradients once they are whole."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self._penalty is None or not self.accelerator.sync_gradients:
+            return loss
+        scaler = self.accelerator.scaler
+        return loss + self._penalty.add_gradients(1.0 if scaler is None else scaler.get_scale())
 
     # Loss
 
@@ -201,7 +276,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """The summed loss of the batch over the number of predicted tokens of the whole step."""
         distillation = self._distillation_inputs(inputs, return_outputs)
-        outputs = model(**without_teacher(inputs), distillation=distillation)
+        outputs = model(**model_inputs(inputs), distillation=distillation)
         self._sums.add(outputs)
         count = outputs.tokens if num_items_in_batch is None else num_items_in_batch
         loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
@@ -213,14 +288,15 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     def _distillation_inputs(
         self, inputs: dict[str, Any], with_logits: bool = False
     ) -> DistillationInputs:
+        rule = self.replay_rule if inputs.get(REPLAY_COLUMN) else self.rule
         if not self.args.needs_teacher:
-            return DistillationInputs(self.rule, with_logits=with_logits)
+            return DistillationInputs(rule, with_logits=with_logits)
         self._require_teacher()
         assert self.teacher is not None
         # The student's own forward is under autocast by accelerate's wrapper; the teacher's is not.
         with self.accelerator.autocast():
             outputs = self.teacher.outputs(inputs)
-        return DistillationInputs(self.rule, outputs, with_logits)
+        return DistillationInputs(rule, outputs, with_logits)
 
     # Evaluation
 
@@ -255,7 +331,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         """The model as it is now on each validation text, sequence by sequence."""
         if self._watches_kl:
             self._require_teacher()
-        named = self.eval_dataset if texts is None else _named_texts(texts)
+        named = self.eval_dataset if texts is None else named_texts(texts)
         if not named:
             raise InputError("no validation text: pass eval_dataset")
         own = texts is None or self._run_teacher is None or not self._run_teacher.is_cached
@@ -295,24 +371,12 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     def _measured(
         self, scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None
     ) -> dict[str, float]:
-        values = {f"{name}_perplexity": score.perplexity for name, score in scores.items()}
-        first = scores.get(SPECIALIZED) or next(iter(scores.values()))
-        values["loss"] = math.log(first.perplexity)
-        if first.mean_forward_kl is not None:
-            values["forward_kl"] = first.mean_forward_kl
-        if reference is None or SPECIALIZED not in scores:
-            return values
-        gained = specialization(reference[SPECIALIZED].perplexity, first.perplexity)
-        values["specialization"] = gained
-        lost = None
-        if GENERAL in scores:
-            lost = degeneralization(reference[GENERAL].perplexity, scores[GENERAL].perplexity)
-            values["degeneralization"] = lost
-            if gained:
-                values["ratio"] = ratio(lost, gained)
-        holds = within_budget(lost, self.args.max_degeneralization)
-        eligible = holds and self._is_saved()
-        values["selection_perplexity"] = first.perplexity if eligible else math.inf
+        values = measurements(scores, reference)
+        if "specialization" in values:
+            lost = values.get("degeneralization")
+            eligible = within_budget(lost, self.args.max_degeneralization) and self._is_saved()
+            perplexity = values[f"{SPECIALIZED}_perplexity"]
+            values["selection_perplexity"] = perplexity if eligible else math.inf
         return values
 
     def _is_saved(self) -> bool:
@@ -335,6 +399,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(require_checkpoint(self._folder))
         self._require_teacher()
+        self._require_penalty()
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -363,6 +428,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         if "loss" in logs:
             self._require_finite(logs["loss"])
             logs = {**logs, **self._sums.drained()}
+            if self._penalty is not None:
+                logs["ewc_penalty"] = float(self._penalty.last)
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -403,24 +470,3 @@ class _LogSums:
         sums, self.sums = self.sums, {}
         tokens = float(sums.pop("tokens", torch.zeros(())))
         return {name: float(total) / tokens for name, total in sums.items()} if tokens else {}
-
-
-def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
-    """Raise InputError where a forgetting budget is set that nothing can measure."""
-    if args.max_degeneralization is not None and not with_general:
-        raise InputError(
-            "--max_degeneralization needs general text to measure DG on: give it as --general"
-        )
-
-
-def _named_texts(
-    texts: Sequences | Mapping[str, Sequences] | None,
-) -> dict[str, Sequences] | None:
-    if texts is None:
-        return None
-    named = dict(texts) if isinstance(texts, dict) else {SPECIALIZED: texts}
-    if SPECIALIZED not in named:
-        raise InputError(
-            f'eval_dataset needs the key "{SPECIALIZED}", got {", ".join(map(str, named))}'
-        )
-    return named  # type: ignore[return-value]

@@ -6,10 +6,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["TEACHER_COLUMN", "Sequences", "collate", "normalized", "without_teacher"]
+__all__ = [
+    "REPLAY_COLUMN",
+    "TEACHER_COLUMN",
+    "Sequences",
+    "collate",
+    "model_inputs",
+    "normalized",
+]
 
 TEACHER_COLUMN = "teacher_"
 """Columns of this beginning hold one row per prediction, (T - 1, ...): see `collate`."""
+
+REPLAY_COLUMN = "is_replay"
+"""Whether a sequence is replayed; of a batch: whether all of it is. No column means that it is not.
+
+A plain bool: what a batch is has to be known without waiting for the device.
+"""
 
 _FILLERS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 
@@ -35,27 +48,33 @@ def normalized(example: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-def collate(examples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
+def collate(examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Examples, as `normalized` makes them, to a batch of (B, T) tensors.
 
     Shorter sequences are padded at their end. Columns that begin with `teacher_` come along as
-    (B, T - 1, ...), padded with zeros; all others are left out.
+    (B, T - 1, ...), padded with zeros, and `is_replay` as one bool; all others are left out.
     """
     rows = [normalized(example) for example in examples]
     length = max(len(row["input_ids"]) for row in rows)
-    batch = {
+    batch: dict[str, Any] = {
         name: torch.stack([_padded(row[name], length, filler) for row in rows])
         for name, filler in _FILLERS.items()
     }
     for name in examples[0]:
         if name.startswith(TEACHER_COLUMN):
             batch[name] = torch.stack([_padded(row[name], length - 1, 0) for row in examples])
+    if any(REPLAY_COLUMN in example for example in examples):
+        batch[REPLAY_COLUMN] = all(example.get(REPLAY_COLUMN, False) for example in examples)
     return batch
 
 
-def without_teacher(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch as a model takes it."""
-    return {name: value for name, value in batch.items() if not name.startswith(TEACHER_COLUMN)}
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as a model takes it: without what is about the loss alone."""
+    return {
+        name: value
+        for name, value in batch.items()
+        if not name.startswith(TEACHER_COLUMN) and name != REPLAY_COLUMN
+    }
 
 
 def _padded(values: Tensor, length: int, filler: int) -> Tensor:

@@ -1,0 +1,73 @@
+"""What a run must be given: each rule that ties an option to a text, checked before any work."""
+
+from collections.abc import Mapping
+
+from minifinetuning.config import MFTConfig
+from minifinetuning.data.batches import Sequences
+from minifinetuning.data.mixing import Mixture
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation import SPECIALIZED
+
+__all__ = ["named_texts", "require_fisher_text", "require_measurable", "required_mixture"]
+
+
+def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
+    """Raise InputError where a forgetting budget is set that nothing can measure."""
+    if args.max_degeneralization is not None and not with_general:
+        raise InputError(
+            "--max_degeneralization needs general text to measure DG on: give it as --general"
+        )
+
+
+def required_mixture(args: MFTConfig, replay: Sequences | None) -> Mixture | None:
+    """How new and replayed sequences share a step; None without replayed text.
+
+    Raises InputError where --new_data_fraction or --replay_objective do not fit the batch.
+    """
+    if replay is None:
+        if args.replay_objective is not None:
+            raise InputError("--replay_objective needs replayed text: give it as --replay")
+        return None
+    mixture = Mixture.of(
+        args.new_data_fraction,
+        args.train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+    )
+    if args.replay_objective not in (None, args.objective) and not mixture.is_separate:
+        raise InputError(
+            f"--replay_objective needs forward passes of one text alone: {mixture.new} new "
+            f"sequences a step are no multiple of --per_device_train_batch_size "
+            f"{args.train_batch_size}, choose a smaller one and more "
+            "--gradient_accumulation_steps"
+        )
+    return mixture
+
+
+def require_fisher_text(args: MFTConfig, text: Sequences | None) -> None:
+    """Raise InputError where --ewc_lambda has no text to work on, or no whole weights."""
+    if not args.ewc_lambda:
+        return
+    if text is None:
+        raise InputError(
+            "--ewc_lambda needs general text for its Fisher information: give --replay or --general"
+        )
+    if args.fsdp or args.deepspeed:
+        raise InputError("--ewc_lambda needs whole weights in each process: train without sharding")
+
+
+def named_texts(
+    texts: Sequences | Mapping[str, Sequences] | None,
+) -> dict[str, Sequences] | None:
+    """Validation texts by name: a dataset alone is the specialized one.
+
+    Raises InputError where there are texts, and none of them is the specialized one.
+    """
+    if texts is None:
+        return None
+    named = dict(texts) if isinstance(texts, dict) else {SPECIALIZED: texts}
+    if SPECIALIZED not in named:
+        raise InputError(
+            f'eval_dataset needs the key "{SPECIALIZED}", got {", ".join(map(str, named))}'
+        )
+    return named  # type: ignore[return-value]
