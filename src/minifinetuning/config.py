@@ -362,6 +362,9 @@ class CacheConfig:
     freeze_head: bool = field(
         default=False, metadata={"help": "The training will have --freeze_head."}
     )
+    new_data_fraction: float = field(
+        default=0.5, metadata={"help": "With --replay: the share of new sequences in training."}
+    )
     per_device_train_batch_size: int = field(
         default=4, metadata={"help": "Sequences of a forward pass."}
     )

@@ -31,7 +31,8 @@ _BLOCK_ROWS = 256
 class ElasticPenalty:
     """The penalty on `parameters`, whose values now are theta*, and its gradient.
 
-    `last` is the penalty of the latest step, a scalar tensor. Beside the model it holds F and theta*: 8 bytes for each trained weight in float32.
+    `last` is the penalty of the latest step, a scalar tensor. Beside the model it holds F and
+    theta*: 8 bytes for each trained weight in float32.
     """
 
     def __init__(

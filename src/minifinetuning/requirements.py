@@ -8,7 +8,20 @@ from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import SPECIALIZED
 
-__all__ = ["named_texts", "require_fisher_text", "require_measurable", "required_mixture"]
+__all__ = [
+    "named_texts",
+    "require_fisher_text",
+    "require_measurable",
+    "require_texts",
+    "required_mixture",
+]
+
+
+def require_texts(args: MFTConfig, *, general: object | None, replay: object | None) -> None:
+    """All of the below, for texts that have only been named yet."""
+    require_measurable(args, with_general=bool(general))
+    required_mixture(args, replay)
+    require_fisher_text(args, replay or general)
 
 
 def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
@@ -19,7 +32,7 @@ def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
         )
 
 
-def required_mixture(args: MFTConfig, replay: Sequences | None) -> Mixture | None:
+def required_mixture(args: MFTConfig, replay: object | None) -> Mixture | None:
     """How new and replayed sequences share a step; None without replayed text.
 
     Raises InputError where --new_data_fraction or --replay_objective do not fit the batch.
@@ -44,7 +57,7 @@ def required_mixture(args: MFTConfig, replay: Sequences | None) -> Mixture | Non
     return mixture
 
 
-def require_fisher_text(args: MFTConfig, text: Sequences | None) -> None:
+def require_fisher_text(args: MFTConfig, text: object | None) -> None:
     """Raise InputError where --ewc_lambda has no text to work on, or no whole weights."""
     if not args.ewc_lambda:
         return

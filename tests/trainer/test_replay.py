@@ -177,7 +177,7 @@ def test_the_stronger_ewc_the_less_the_weights_move(tiny_model, training_argumen
         args = training_arguments(objective="ft", ewc_lambda=weight, max_steps=8, **SLOW)
         trained(model, args, new, None, fisher_dataset=old)
         pairs = zip(model.parameters(), start.parameters(), strict=True)
-        return sum(float((one - other).square().sum()) for one, other in pairs)
+        return sum((one - other).square().sum().item() for one, other in pairs)
 
     assert distance(30.0) < distance(3.0) < distance(0.0)
 

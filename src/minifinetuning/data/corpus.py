@@ -53,8 +53,12 @@ class CorpusSummary:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Packed training (None where only validation was asked for) and validation sequences."""
+    """Packed training (None where only validation was asked for) and validation sequences.
+
+    `validation_identities` are those of the validation documents, see `document_identity`.
+    """
 
     train: PackedSequences | None
     validation: PackedSequences
     summary: CorpusSummary
+    validation_identities: frozenset[str] = frozenset()

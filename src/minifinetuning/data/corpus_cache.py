@@ -38,12 +38,12 @@ def cache_entry(
     folder: Path,
     stream: DocumentStream,
     tokenizer: "PreTrainedTokenizerBase",
-    settings: Mapping[str, int],
+    settings: Mapping[str, int | str],
 ) -> "CacheEntry | None":
     """The place of a corpus in `folder`, which may be empty; None for datasets of the hub.
 
     Its name is a digest of all that the corpus comes from: the files' paths, sizes and times of
-    change, how they are read, the tokenizer, the budgets and the seed in `settings`, and the
+    change, how they are read, the tokenizer, what else decides in `settings`, and the
     versions of the software. What lies behind the name of a hub dataset may change unseen.
     """
     files = file_states(stream.places)
@@ -153,6 +153,7 @@ def _packed(corpus: Corpus) -> bytes:
     record = json.dumps(
         {
             "summary": asdict(corpus.summary),
+            "validation_identities": sorted(corpus.validation_identities),
             "pad_token_id": corpus.validation.pad_token_id,
             "identities": {name: side.identity for name, side in sides.items()},
         }
@@ -176,7 +177,8 @@ def _unpacked(path: Path) -> Corpus:
     }
     if {name: side.identity for name, side in sides.items()} != record["identities"]:
         raise ValueError("the token ids are damaged")
-    return Corpus(sides.get("train"), sides["validation"], summary)
+    validation_identities = frozenset(record["validation_identities"])
+    return Corpus(sides.get("train"), sides["validation"], summary, validation_identities)
 
 
 def _digest(record: str) -> str:

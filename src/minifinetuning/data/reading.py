@@ -1,6 +1,7 @@
 """From sources to a corpus: read, split by document and packed, or taken from the cache."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.corpus_cache import cache_entry
-from minifinetuning.data.documents import Documents, DocumentStream
+from minifinetuning.data.documents import Document, Documents, DocumentStream
 from minifinetuning.data.front import split_front
 from minifinetuning.data.packing import PackedSequences, pack_documents, require_sequence_length
 from minifinetuning.data.splits import (
@@ -18,7 +19,12 @@ from minifinetuning.data.splits import (
     total_tokens,
     validation_only,
 )
-from minifinetuning.data.tokens import TokenizedDocument, closing_token_id, tokenized_batches
+from minifinetuning.data.tokens import (
+    TokenizedDocument,
+    closing_token_id,
+    document_identity,
+    tokenized_batches,
+)
 from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ def read_corpus(
     with_train: bool = True,
     progress: bool = False,
     cache: Path | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Corpus:
     """The sources read, tokenized, split by document and packed.
 
@@ -54,12 +61,13 @@ def read_corpus(
     stream = DocumentStream(sources, text_field, skip_unreadable)
     entry = None
     if cache is not None:
-        settings = {
+        settings: dict[str, int | str] = {
             "sequence_length": sequence_length,
             "train_tokens": train_tokens,
             "validation_tokens": validation_tokens,
             "seed": seed,
             "with_train": with_train,
+            "without": hashlib.sha256("".join(sorted(without)).encode()).hexdigest(),
         }
         entry = cache_entry(cache, stream, tokenizer, settings)
     if entry is not None and (kept := entry.corpus()) is not None:
@@ -74,6 +82,7 @@ def read_corpus(
         seed=seed,
         with_train=with_train,
         progress=progress,
+        without=without,
     )
     if entry is not None:
         entry.keep(corpus)
@@ -91,18 +100,29 @@ def corpus_from_documents(
     seed: int = 42,
     with_train: bool = True,
     progress: bool = False,
+    without: frozenset[str] = frozenset(),
 ) -> Corpus:
     """The documents tokenized, split by `split_documents` and packed by `pack_documents`.
 
     `sources` name the documents to a person. `with_train=False` gives the same validation alone.
+    Documents whose identity is in `without` are left out, as if they were not there.
 
     Raises InputError where the tokenizer has no EOS token, a budget or `sequence_length` is out
-    of range, or the training side holds fewer tokens than one sequence.
+    of range, all documents are left out, or the training side holds fewer tokens than one sequence.
     """
     _require_usable(tokenizer, sequence_length, train_tokens, validation_tokens)
     tokenized = _deciding_documents(
-        documents, tokenizer, train_tokens if with_train else 0, validation_tokens, seed, progress
+        _Others(documents, without),
+        tokenizer,
+        train_tokens if with_train else 0,
+        validation_tokens,
+        seed,
+        progress,
     )
+    if without and not tokenized:
+        raise InputError(
+            f"{', '.join(sources)}: every document is held out for validation already: give others"
+        )
     train: list[TokenizedDocument] = []
     if with_train:
         split = split_documents(tokenized, train_tokens, validation_tokens, seed)
@@ -135,7 +155,20 @@ def corpus_from_documents(
         validation_sequences=len(validation_sequences),
         sequence_length=sequence_length,
     )
-    return Corpus(train_sequences, validation_sequences, summary)
+    identities = frozenset(document.identity for document in validation)
+    return Corpus(train_sequences, validation_sequences, summary, identities)
+
+
+class _Others:
+    """The documents, gone through anew each time, without those of some identities."""
+
+    def __init__(self, documents: Iterable[Document], without: frozenset[str]) -> None:
+        self.documents, self.without = documents, without
+
+    def __iter__(self) -> Iterator[Document]:
+        for document in self.documents:
+            if not self.without or document_identity(document.text) not in self.without:
+                yield document
 
 
 def _require_usable(
@@ -151,7 +184,7 @@ def _require_usable(
 
 
 def _deciding_documents(
-    documents: Documents | DocumentStream,
+    documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerBase",
     train_tokens: int,
     validation_tokens: int,

@@ -4,47 +4,36 @@ import logging
 import math
 import platform
 import shutil
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import TrainerCallback
 
 from minifinetuning.callbacks import Stopwatch
 from minifinetuning.checkpoints import require_checkpoint
-from minifinetuning.config import (
-    AdapterConfig,
-    MFTConfig,
-    ModelConfig,
-    TextConfig,
-)
-from minifinetuning.data import Corpus, read_corpus, token_count
-from minifinetuning.errors import InputError
+from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
 from minifinetuning.experiments.run_folder import prepare_folder, publish
-from minifinetuning.files import cache_folder, write_atomically
+from minifinetuning.experiments.texts import Texts
+from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
-from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
+from minifinetuning.models.loading import load_model
 from minifinetuning.report import model_card
 from minifinetuning.trainer import MFTTrainer
 
 __all__ = [
     "Adaptation",
-    "Texts",
     "adapt",
     "publish_result",
-    "read_texts",
     "require_folder",
     "trained",
 ]
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_SEQUENCE_LENGTH = 2048
 
 
 @dataclass(frozen=True)
@@ -53,75 +42,6 @@ class Adaptation:
 
     metrics: dict[str, Any]
     reference: dict[str, TextScores]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a run reads: the specialized corpus, the general one if any, and their tokenizer."""
-
-    specialized: Corpus
-    general: Corpus | None
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def validation(self) -> dict[str, Any]:
-        """The validation sequences by name, as `MFTTrainer` takes them."""
-        texts = {SPECIALIZED: self.specialized.validation}
-        if self.general is not None:
-            texts[GENERAL] = self.general.validation
-        return texts
-
-    def summary(self) -> dict[str, Any]:
-        """For metrics.json."""
-        return {
-            SPECIALIZED: asdict(self.specialized.summary),
-            GENERAL: None if self.general is None else asdict(self.general.summary),
-        }
-
-
-def read_texts(
-    model: ModelConfig,
-    text: TextConfig,
-    specialized: list[str],
-    general: list[str] | None,
-    *,
-    seed: int,
-    with_train: bool = True,
-    progress: bool = True,
-) -> Texts:
-    """Read, split and pack the texts with the model's tokenizer, and print what they came to.
-
-    Of the general text only the validation side is taken. Raises InputError for input that cannot
-    be used.
-    """
-    tokenizer = load_tokenizer(model.model, trust_remote_code=model.trust_remote_code)
-    limit = model_limit(model.model, trust_remote_code=model.trust_remote_code)
-    length = text.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
-    if limit is not None and length > limit:
-        raise InputError(
-            f"--sequence_length {length} is above the model's limit of {limit} tokens: lower it"
-        )
-
-    def corpus(sources: list[str], with_train: bool) -> Corpus:
-        found = read_corpus(
-            sources,
-            tokenizer,
-            sequence_length=length,
-            train_tokens=token_count(text.train_tokens),
-            validation_tokens=token_count(text.validation_tokens),
-            seed=seed,
-            text_field=text.text_field,
-            skip_unreadable=text.skip_unreadable,
-            with_train=with_train,
-            progress=progress,
-            cache=cache_folder() / "texts",
-        )
-        print(found.summary, file=sys.stderr)
-        return found
-
-    return Texts(
-        corpus(specialized, with_train), corpus(general, False) if general else None, tokenizer
-    )
 
 
 def require_folder(training: MFTConfig) -> None:
@@ -178,7 +98,9 @@ def trained(
     trainer = MFTTrainer(
         model=student,
         args=training,
-        train_dataset=texts.specialized.train,
+        train_dataset=texts.train,
+        replay_dataset=texts.replay,
+        fisher_dataset=texts.fisher,
         eval_dataset=texts.validation,
         processing_class=texts.tokenizer,
         peft_config=(
@@ -228,9 +150,7 @@ def _metrics(
         "device": _device_name(trainer.args.device),
         "teacher": None if trainer.cache_plan is None else trainer.cache_plan.summary(),
         "seed": training.seed,
-        "tokens_per_second": _tokens_per_second(
-            stopwatch, training, texts.specialized.summary.sequence_length
-        ),
+        "tokens_per_second": _tokens_per_second(stopwatch, training, texts.sequence_length),
     }
 
 

@@ -9,7 +9,8 @@ from accelerate import PartialState
 from minifinetuning.cache import CachePlan, open_cache, plan_cache
 from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
-from minifinetuning.experiments.adaptation import read_texts
+from minifinetuning.evaluation import SPECIALIZED
+from minifinetuning.experiments.texts import read_texts
 from minifinetuning.models.causal import check_halves, freeze_head
 from minifinetuning.models.loading import load_model
 from minifinetuning.teachers import StartingModel
@@ -22,16 +23,25 @@ def cache_teacher(
 ) -> CachePlan:
     """Compute the caches that `mft train` with the same options would begin with.
 
-    The training text's, and without general text the validation text's too, since KL(p_T || p_S)
+    The training texts', and without general text the validation text's too, since KL(p_T || p_S)
     is followed there. Several processes may be at it, started together or one by one: each takes
     parts that no other is at. Raises InputError for input that cannot be used.
     """
-    texts = read_texts(model, data, data.data, None, seed=options.seed)
+    texts = read_texts(
+        model,
+        data,
+        data.data,
+        data.general if data.replay else None,
+        seed=options.seed,
+        replay=data.replay,
+        new_data_fraction=options.new_data_fraction,
+    )
     sequences: dict[str, Sequences] = {}
-    if texts.specialized.train is not None:
-        sequences["train"] = texts.specialized.train
+    for name, text in (("train", texts.train), ("replay", texts.replay)):
+        if text is not None:
+            sequences[name] = text
     if not data.general:
-        sequences["validation"] = texts.specialized.validation
+        sequences["validation"] = texts.validation[SPECIALIZED]
     starting = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
     check_halves(starting)
     if options.freeze_head or adapter.adapter:

@@ -7,7 +7,7 @@ import torch
 
 from minifinetuning.config import DataConfig, ModelConfig, bfloat16_pays
 from minifinetuning.evaluation import TextScores, comparison, text_scores
-from minifinetuning.experiments.adaptation import read_texts
+from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.loading import load_model
 from minifinetuning.teachers import FrozenModel, Teacher

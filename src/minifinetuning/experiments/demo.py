@@ -19,8 +19,8 @@ from minifinetuning.config import (
     ModelConfig,
 )
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation import TextScores
-from minifinetuning.experiments.adaptation import Texts, adapt, read_texts
+from minifinetuning.evaluation import SPECIALIZED, TextScores
+from minifinetuning.experiments.adaptation import adapt
 from minifinetuning.experiments.demo_material import (
     medline_texts,
     wikipedia_texts,
@@ -30,6 +30,7 @@ from minifinetuning.experiments.demo_model import (
     prepared_reference,
     shipped_reference,
 )
+from minifinetuning.experiments.texts import Texts, read_texts
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import (
@@ -127,7 +128,7 @@ def _training(objective: str, steps: int, folder: Path) -> MFTConfig:
 
 def _continuations(models: Mapping[str, str], texts: Texts) -> dict[str, str]:
     """The beginning of a validation document, and how it goes on: really, and by each model."""
-    first = texts.specialized.validation[0]["input_ids"][1:]
+    first = texts.validation[SPECIALIZED][0]["input_ids"][1:]
     prompt, really = first[:PROMPT_TOKENS], first[PROMPT_TOKENS:][:CONTINUATION_TOKENS]
     decode = texts.tokenizer.decode
     samples = {"prompt": decode(prompt), "the document itself": decode(really)}

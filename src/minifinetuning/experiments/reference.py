@@ -12,10 +12,10 @@ from transformers import EarlyStoppingCallback
 from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
 from minifinetuning.experiments.adaptation import (
     publish_result,
-    read_texts,
     require_folder,
     trained,
 )
+from minifinetuning.experiments.texts import read_texts
 from minifinetuning.report import reference_card
 
 __all__ = ["prepare_reference"]

@@ -1,0 +1,183 @@
+"""What a run reads: its texts with the model's tokenizer, or what the model writes itself."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from minifinetuning.config import ModelConfig, TextConfig
+from minifinetuning.data import Corpus, CorpusSummary, read_corpus, token_count
+from minifinetuning.data.batches import Sequences
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation import GENERAL, SPECIALIZED
+from minifinetuning.ewc import FISHER_TOKENS
+from minifinetuning.files import cache_folder
+from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
+from minifinetuning.self_written import SelfWritten, self_written
+
+__all__ = ["SELF", "Texts", "read_texts"]
+
+SELF = "self"
+"""In place of paths: text that the model writes itself."""
+
+REPLAY, FISHER = "replay", "fisher"
+
+DEFAULT_SEQUENCE_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The sequences of a run. `summaries` describe each text that was read, by its role."""
+
+    tokenizer: PreTrainedTokenizerBase
+    sequence_length: int
+    validation: dict[str, Sequences]
+    train: Sequences | None = None
+    replay: Sequences | None = None
+    fisher: Sequences | None = None
+    summaries: dict[str, CorpusSummary] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """For metrics.json."""
+        described = {name: asdict(summary) for name, summary in self.summaries.items()}
+        return {SPECIALIZED: None, GENERAL: None} | described
+
+
+def read_texts(
+    model: ModelConfig,
+    text: TextConfig,
+    specialized: list[str],
+    general: list[str] | None,
+    *,
+    seed: int,
+    replay: list[str] | None = None,
+    new_data_fraction: float = 0.5,
+    with_fisher: bool = False,
+    with_train: bool = True,
+    progress: bool = True,
+) -> Texts:
+    """Read, split and pack the texts with the model's tokenizer, and print what they came to.
+
+    Of `general` the validation side is what DG is measured on. Its training side serves as the
+    text of a Fisher information (`with_fisher`) where nothing is replayed. `replay` holds as many
+    tokens as `new_data_fraction` asks for where either text is gone through equally often, and no
+    document of the general validation. Raises InputError for input that cannot be used.
+    """
+    tokenizer = load_tokenizer(model.model, trust_remote_code=model.trust_remote_code)
+    reader = _Reader(model, text, tokenizer, _sequence_length(model, text), seed, progress)
+    own = reader.corpus(specialized, with_train=with_train)
+    found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
+    found.summaries[SPECIALIZED] = own.summary
+    validation_identities: frozenset[str] = frozenset()
+    fisher: Sequences | None = None
+    if general == [SELF]:
+        found.validation[GENERAL] = reader.written(GENERAL, len(own.validation), found)
+    elif general:
+        other = reader.corpus(general, with_train=with_fisher and replay is None)
+        found.validation[GENERAL], fisher = other.validation, other.train
+        found.summaries[GENERAL] = other.summary
+        validation_identities = other.validation_identities
+    if replay is not None:
+        share = (1 - new_data_fraction) / new_data_fraction
+        again: Sequences
+        if replay == [SELF]:
+            assert own.train is not None
+            again = reader.written(REPLAY, max(1, round(share * len(own.train))), found)
+        else:
+            # The same sources are split in the same way: their sides share nothing already.
+            without = frozenset() if replay == general else validation_identities
+            corpus = reader.corpus(replay, share=share, without=without)
+            found.summaries[REPLAY] = corpus.summary
+            assert corpus.train is not None
+            again = corpus.train
+        found = replace(found, replay=again)
+    elif with_fisher:
+        if fisher is None and general == [SELF]:
+            fisher = reader.written(FISHER, -(-FISHER_TOKENS // reader.sequence_length), found)
+        found = replace(found, fisher=fisher)
+    return found
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads each text of one run in the same way."""
+
+    model: ModelConfig
+    text: TextConfig
+    tokenizer: PreTrainedTokenizerBase
+    sequence_length: int
+    seed: int
+    progress: bool
+
+    def corpus(
+        self,
+        sources: Sequence[str],
+        *,
+        with_train: bool = True,
+        share: float = 1.0,
+        without: frozenset[str] = frozenset(),
+    ) -> Corpus:
+        """The sources; `share` scales the budget for training, in tokens."""
+        corpus = read_corpus(
+            sources,
+            self.tokenizer,
+            sequence_length=self.sequence_length,
+            train_tokens=max(1, round(share * token_count(self.text.train_tokens))),
+            validation_tokens=token_count(self.text.validation_tokens),
+            seed=self.seed,
+            text_field=self.text.text_field,
+            skip_unreadable=self.text.skip_unreadable,
+            with_train=with_train,
+            progress=self.progress,
+            cache=cache_folder() / "texts",
+            without=without,
+        )
+        print(corpus.summary, file=sys.stderr)
+        return corpus
+
+    def written(self, role: str, sequences: int, texts: Texts) -> SelfWritten:
+        """What the model writes for a role: another text for each of them."""
+        model = load_model(
+            self.model.model,
+            dtype=self.model.dtype,
+            trust_remote_code=self.model.trust_remote_code,
+        )
+        written = self_written(
+            model,
+            self.tokenizer,
+            sequences=sequences,
+            sequence_length=self.sequence_length,
+            seed=3 * self.seed + (GENERAL, REPLAY, FISHER).index(role),
+            cache=cache_folder() / "self-written",
+            progress=self.progress,
+        )
+        texts.summaries[role] = _summary_of_written(written, is_validation=role == GENERAL)
+        print(
+            f"{role}: {sequences:,} sequences of {self.sequence_length:,} tokens that the model "
+            "wrote itself",
+            file=sys.stderr,
+        )
+        return written
+
+
+def _summary_of_written(written: SelfWritten, *, is_validation: bool) -> CorpusSummary:
+    """A sequence counts as a document: it was written in one go."""
+    sequences, tokens = len(written), written.tokens.numel()
+    train = (0, 0, 0) if is_validation else (sequences, tokens, sequences)
+    validation = (sequences, tokens, sequences) if is_validation else (0, 0, 0)
+    length = written.tokens.shape[1]
+    return CorpusSummary(
+        [SELF], sequences, 0, 0, 0, sequences, tokens, *train, *validation, sequence_length=length
+    )
+
+
+def _sequence_length(model: ModelConfig, text: TextConfig) -> int:
+    limit = model_limit(model.model, trust_remote_code=model.trust_remote_code)
+    length = text.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
+    if limit is not None and length > limit:
+        raise InputError(
+            f"--sequence_length {length} is above the model's limit of {limit} tokens: lower it"
+        )
+    return length

@@ -1,0 +1,120 @@
+"""Which text a run trains on, and that none of it is what forgetting is measured on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minifinetuning.config import ModelConfig, TextConfig
+from minifinetuning.errors import InputError
+from minifinetuning.experiments.texts import read_texts
+
+
+@pytest.fixture
+def model(tmp_path, llama, tokenizer):
+    folder = tmp_path / "model"
+    llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelConfig(str(folder))
+
+
+@pytest.fixture
+def text():
+    return TextConfig(sequence_length=32, train_tokens="2k", validation_tokens="300")
+
+
+@pytest.fixture
+def table(tmp_path, sentences):
+    """`table(name, texts)`: the path of a table of them."""
+
+    def make(name: str, texts: list[str]) -> str:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+        return str(path)
+
+    return make
+
+
+def written_in(sequences, tokenizer):
+    """The text of all sequences, the token that neighbours share not repeated."""
+    rows = [sequences[index]["input_ids"][1:].tolist() for index in range(len(sequences))]
+    return tokenizer.decode([token for row in rows for token in row])
+
+
+def test_replayed_text_is_none_of_the_general_validation(model, text, table, sentences):
+    own = table("own", sentences(60, 1))
+    general = sentences(60, 2)
+    # The replayed table holds every general document, and some of its own.
+    sources = {
+        "the same": ([table("general", general)], [table("general", general)]),
+        "another": ([table("general", general)], [table("more", general + sentences(20, 3))]),
+    }
+    for named, (measured, replayed) in sources.items():
+        texts = read_texts(
+            model, text, [own], measured, seed=1, replay=replayed, new_data_fraction=0.25
+        )
+        validation = written_in(texts.validation["general"], texts.tokenizer)
+        again = written_in(texts.replay, texts.tokenizer)
+        held_out = [one for one in general if one in validation]
+        assert len(held_out) >= 3, named
+        assert not any(one in again for one in held_out), named
+        assert sum(one in again for one in general) > 10, named
+
+
+def test_replay_holds_as_many_tokens_as_its_share_asks_for(model, text, table, sentences):
+    own, general = table("own", sentences(90, 1)), table("general", sentences(400, 2))
+    for fraction, times in ((0.5, 1), (0.25, 3)):
+        texts = read_texts(
+            model, text, [own], None, seed=1, replay=[general], new_data_fraction=fraction
+        )
+        assert texts.summaries["replay"].train_tokens == times * 2000
+        assert texts.summaries["specialized"].train_tokens == 2000
+
+
+def test_one_long_document_serves_as_both_by_its_parts(model, text, table, sentences):
+    own, general = table("own", sentences(60, 1)), table("general", [" ".join(sentences(80, 2))])
+    texts = read_texts(model, text, [own], [general], seed=1, replay=[general])
+    validation = written_in(texts.validation["general"], texts.tokenizer)
+    again = written_in(texts.replay, texts.tokenizer)
+    assert validation[:60] not in again
+    assert len(again) > len(validation)
+
+
+def test_replay_that_is_all_held_out_is_refused(model, text, table, sentences):
+    own, general = table("own", sentences(60, 1)), sentences(60, 2)
+    texts = read_texts(model, text, [own], [table("general", general)], seed=1)
+    validation = written_in(texts.validation["general"], texts.tokenizer)
+    held_out = table("held", [one for one in general if one in validation])
+    with pytest.raises(InputError, match="held out for validation already"):
+        read_texts(model, text, [own], [table("general", general)], seed=1, replay=[held_out])
+
+
+def test_a_fisher_has_the_training_side_of_the_general_text(model, text, table, sentences):
+    own, general = table("own", sentences(60, 1)), sentences(60, 2)
+    texts = read_texts(model, text, [own], [table("general", general)], seed=1, with_fisher=True)
+    validation = written_in(texts.validation["general"], texts.tokenizer)
+    fisher = written_in(texts.fisher, texts.tokenizer)
+    assert not any(one in fisher for one in general if one in validation)
+    assert any(one in fisher for one in general)
+
+
+def test_the_model_writes_what_is_missing(model, text, table, sentences):
+    own = table("own", sentences(60, 1))
+    texts = read_texts(model, text, [own], ["self"], seed=1, replay=["self"], with_fisher=True)
+    assert len(texts.validation["general"]) == len(texts.validation["specialized"])
+    assert len(texts.replay) == len(texts.train)
+    rows = {tuple(texts.replay[index]["input_ids"].tolist()) for index in range(len(texts.replay))}
+    measured = texts.validation["general"]
+    assert not rows & {tuple(measured[i]["input_ids"].tolist()) for i in range(len(measured))}
+    summary = texts.summary()
+    assert summary["general"]["sources"] == summary["replay"]["sources"] == ["self"]
+    assert summary["general"]["validation_tokens"] == 32 * len(measured)
+
+
+def test_a_folder_called_self_is_a_folder(model, text, table, sentences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("self").mkdir()
+    Path("self/one.txt").write_text("\n".join(sentences(40, 5)))
+    own = table("own", sentences(60, 1))
+    texts = read_texts(model, text, [own], ["./self"], seed=1)
+    assert texts.summary()["general"]["sources"] == ["./self"]
