@@ -1,6 +1,9 @@
 """A model with the distillation loss inside its forward, against transformers' own loss."""
 
 import copy
+import math
+import statistics
+from unittest import mock
 
 import pytest
 import torch
@@ -71,6 +74,59 @@ def test_minifinetuning_is_the_papers_loss_in_a_plain_loop(tiny_model, batch):
     torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def talr_by_hand(logits, labels):
+    """The sum over a batch of TALR's loss, as its authors write it, in float64 with autograd."""
+    losses, means = [], []
+    for row in range(len(labels)):
+        log_student = logits[row, :-1].double().log_softmax(1)
+        positions = [t for t in range(labels.shape[1] - 1) if labels[row, t + 1] != -100]
+        own = [-log_student[t, labels[row, t + 1]] for t in positions]
+        if own:
+            losses += own
+            means.append(sum(loss.item() for loss in own) / len(own))
+    temperature = statistics.median(means)
+    return sum(max(math.exp(-loss.item() / temperature), 0.01) * loss for loss in losses)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "gemma2", "granite"])
+@pytest.mark.parametrize("sequences", [1, 2, 3])
+def test_a_temperature_of_the_batch_is_found_inside_the_forward(
+    tiny_model, batch, family, sequences
+):
+    batch = {name: values[:sequences] for name, values in batch.items()}
+    model = tiny_model(family)
+    expected = talr_by_hand(model(**batch).logits, batch["labels"])
+    expected.backward()
+    gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
+    model.zero_grad()
+    attach_distillation(model)
+    output = model(**batch, distillation=DistillationInputs(rule("talr")))
+    output.loss.backward()
+    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=1e-5)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_sequence_without_labels_has_no_say_in_the_temperature(tiny_model, batch):
+    model = tiny_model("llama")
+    batch["labels"][0] = -100
+    expected = talr_by_hand(model(**batch).logits, batch["labels"])
+    attach_distillation(model)
+    output = model(**batch, distillation=DistillationInputs(rule("talr")))
+    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_only_a_temperature_costs_a_product_more(tiny_model, batch):
+    model = tiny_model("llama")
+    attach_distillation(model)
+    products = {}
+    for objective in ("ft", "eaft", "talr"):
+        with mock.patch.object(torch, "mm", wraps=torch.mm) as product:
+            model(**batch, distillation=DistillationInputs(rule(objective)))
+        products[objective] = product.call_count
+    assert products == {"ft": 2, "eaft": 2, "talr": 3}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_distillation_the_forward_is_what_it_was(tiny_model, batch, family):
     model = tiny_model(family).eval()
@@ -123,11 +179,12 @@ def test_the_loss_runs_inside_the_forward_of_a_peft_model(tiny_model, batch):
     assert all("lora_" in name for name in trained)
 
 
-def test_all_labels_masked_is_a_zero_that_is_still_in_the_graph(tiny_model, batch):
+@pytest.mark.parametrize("objective", ["ft", "eaft", "talr"])
+def test_all_labels_masked_is_a_zero_that_is_still_in_the_graph(tiny_model, batch, objective):
     model = tiny_model("llama")
     attach_distillation(model)
     batch["labels"] = torch.full_like(batch["labels"], -100)
-    output = model(**batch, distillation=DistillationInputs(finetuning))
+    output = model(**batch, distillation=DistillationInputs(rule(objective)))
     output.loss.backward()
     assert output.loss == 0
     assert output.tokens == 0

@@ -16,12 +16,12 @@ def truth(
     teacher_hidden=None,
     teacher_head=None,
     ignore_index=-100,
-    weight_of=lambda student_label: 1.0,
+    weight_of=lambda student, label: 1.0,
 ):
     """All that the op gives, and d loss / d (hidden, weight, bias), as Python numbers and lists.
 
     `objective` is a name, or a number: the same share m for every token.
-    `weight_of` gives w from p_S[l].
+    `weight_of` gives w from p_S, a list, and l.
     """
     hidden, weight = hidden.tolist(), head.weight.tolist()
     result = SimpleNamespace(
@@ -41,7 +41,7 @@ def truth(
         logits, slopes = logits_of(hidden[n], head)
         log_student = log_softmax(logits)
         student = [math.exp(value) for value in log_student]
-        w = weight_of(student[label])
+        w = weight_of(student, label)
         if teacher_hidden is None:
             corrected = [float(i == label) for i in range(len(student))]
         else:

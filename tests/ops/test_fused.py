@@ -198,11 +198,12 @@ class NothingIsReadBack(TorchDispatchMode):
 
 
 @needs_triton
-def test_the_host_never_waits_for_the_device():
+@pytest.mark.parametrize("objective", ["mft", "eaft"])
+def test_the_host_never_waits_for_the_device(objective):
     case = make_case(dtype=torch.bfloat16)
     case[2][4] = -100
     with NothingIsReadBack():
-        run(case, "fused")
+        run(case, "fused", objective)
         with pytest.raises(AssertionError):
             bool(case[2][0])
 

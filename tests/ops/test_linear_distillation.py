@@ -1,5 +1,6 @@
 """Every implementation of the op against the paper's equations, written out in oracle.py."""
 
+import math
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from types import SimpleNamespace
@@ -102,7 +103,7 @@ def make_case(
 ):
     """Random inputs of the op, positional. The teacher is right at every other token, roughly."""
     if variant != "plain":
-        return make_case(tokens=tokens, dtype=dtype, **VARIANTS[variant])
+        return make_case(tokens=tokens, entries=entries, dtype=dtype, **VARIANTS[variant])
     generator = torch.Generator().manual_seed(seed)
     random = partial(torch.randn, generator=generator, dtype=torch.float64)
 
@@ -230,7 +231,7 @@ def test_a_weight_for_every_token_is_a_constant_to_the_gradient(truth, name):
 
     case = make_case("all")
     result, gradients = run(name, case, weighted)
-    wanted = expected(truth, case, 0.4, weight_of=lambda student_label: 3 * student_label)
+    wanted = expected(truth, case, 0.4, weight_of=lambda student, label: 3 * student[label])
     assert_is_truth(result, gradients, wanted)
 
 
@@ -242,11 +243,43 @@ def test_finetuning_weighted_by_the_student_needs_no_teacher(truth, name):
     case = make_case("all")
     result, gradients = run(name, case, weighted, teacher=False)
     wanted = expected(
-        truth, case, "ft", teacher=False, weight_of=lambda student_label: student_label
+        truth, case, "ft", teacher=False, weight_of=lambda student, label: student[label]
     )
     assert_close(result.loss.detach(), wanted.loss)
     for key, gradient in gradients.items():
         assert_close(gradient, getattr(wanted, key))
+
+
+def share_of_entropy(student, label):
+    """The entropy of the 20 largest, made to sum to one, over ln 20."""
+    top = sorted(student, reverse=True)[:20]
+    shares = [p / sum(top) for p in top]
+    return -sum(p * math.log(p) for p in shares) / math.log(20)
+
+
+@over_implementations
+@pytest.mark.parametrize(
+    ("variant", "entries", "teacher"),
+    [*((variant, 24, False) for variant in VARIANTS), ("all", 24, True), ("all", 9, False)],
+)
+def test_a_weight_by_the_entropy_of_the_favourites(truth, variant, entries, teacher, name):
+    case = make_case(variant, entries=entries)
+    result, gradients = run(name, case, rule("eaft"), teacher=teacher)
+    wanted = expected(truth, case, "ft", teacher=teacher, weight_of=share_of_entropy)
+    assert_close(result.loss.detach(), wanted.loss)
+    for key, gradient in gradients.items():
+        assert_close(gradient, getattr(wanted, key))
+
+
+@over_implementations
+def test_only_a_rule_that_asks_for_entropy_pays_for_it(name):
+    searches = {}
+    for objective in ("ft", "mft", "dft", "eaft"):
+        with mock.patch.object(torch, "topk", wraps=torch.topk) as topk:
+            run(name, make_case(), rule(objective))
+        searches[objective] = topk.call_count
+    assert searches.pop("eaft") > 0
+    assert set(searches.values()) == {0}
 
 
 # Hundreds of evaluations are too many for the interpreter of kernels.
@@ -296,18 +329,19 @@ def test_another_ignore_index(truth, name):
 def test_an_upstream_gradient_scales_all(truth, name):
     case = make_case("all")
     result, gradients = run(name, case, rule("mft"), upstream=3.0)
-    wanted = expected(truth, case, "mft", weight_of=lambda _: 3.0)
+    wanted = expected(truth, case, "mft", weight_of=lambda *_: 3.0)
     assert_close(result.loss.detach(), wanted.loss / 3)
     for key, gradient in gradients.items():
         assert_close(gradient, getattr(wanted, key))
 
 
 @over_implementations
+@pytest.mark.parametrize("objective", ["mft", "eaft"])
 @pytest.mark.parametrize("tokens", [0, 2])
-def test_without_a_token_to_learn_the_loss_is_a_zero_on_the_graph(tokens, name):
+def test_without_a_token_to_learn_the_loss_is_a_zero_on_the_graph(tokens, objective, name):
     case = make_case("all", tokens=tokens)
     case.labels[:] = -100
-    result, gradients = run(name, case, rule("mft"))
+    result, gradients = run(name, case, rule(objective))
     assert result.loss.requires_grad
     assert result.loss.item() == result.tokens.item() == 0
     assert all(gradient.count_nonzero() == 0 for gradient in gradients.values())
@@ -445,6 +479,15 @@ def test_an_expected_embedding_gives_loss_statistics_and_gradient(truth, objecti
     assert {True, False} == set(wanted.teacher_is_right)
     assert_is_truth(result, {"hidden": gradients["hidden"]}, wanted)
     assert gradients["weight"] is None
+
+
+@over_implementations
+def test_an_expected_embedding_beside_a_weight_by_entropy(truth, name):
+    case = frozen_case("bias", entries=30)
+    teacher = expected_embedding(*case.teacher, case.labels)
+    result, gradients = run(name, case, rule("eaft"), teacher=teacher, trained=("hidden",))
+    wanted = expected(truth, case, "ft", weight_of=share_of_entropy)
+    assert_is_truth(result, {"hidden": gradients["hidden"]}, wanted)
 
 
 def test_an_expected_embedding_is_computed_block_by_block(truth):
@@ -630,9 +673,10 @@ def largest_tensor(function, case, trained=LEAVES, some_rule="mft"):
 
 
 @pytest.mark.parametrize("chunks", IN_CHUNKS)
-def test_chunks_never_hold_logits_of_all_tokens(chunks):
+@pytest.mark.parametrize("objective", ["mft", "eaft"])
+def test_chunks_never_hold_logits_of_all_tokens(objective, chunks):
     case = make_case(tokens=32, entries=64, width=2, soft_cap=3.0, scale=0.5, bias=True)
-    assert largest_tensor(partial(chunks, chunk_rows=6), case) == 6 * 64
+    assert largest_tensor(partial(chunks, chunk_rows=6), case, some_rule=objective) == 6 * 64
     assert largest_tensor(IMPLEMENTATIONS["reference"], case) >= 32 * 64
 
 
@@ -716,7 +760,8 @@ def test_an_unknown_implementation_is_an_error():
         ({"bias": torch.zeros(3)}, r"must be \(4,\), got \(3,\)"),
         ({"vocabulary_size": 5}, r"1\.\.4, got 5"),
         ({"vocabulary_size": 0}, r"1\.\.4, got 0"),
-        ({"soft_cap": 0.0}, "above zero"),
+        ({"scale": -1.0}, "scale must be above zero"),
+        ({"soft_cap": 0.0}, "soft_cap must be above zero"),
     ],
 )
 def test_heads_that_cannot_be_are_errors(arguments, message):

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from minifinetuning.models.causal import hidden_states, output_head, predicting
-from minifinetuning.objectives import Rule
-from minifinetuning.ops import ExpectedEmbedding, TeacherStates, linear_distillation
+from minifinetuning.objectives import BatchRule, Rule, finetuning
+from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, linear_distillation
 
 __all__ = ["DistillationInputs", "DistillationOutput", "attach_distillation"]
 
@@ -25,6 +25,8 @@ class DistillationInputs:
     """What the student's forward needs for the loss, beside tokens and labels.
 
     `teacher` is about the B * (T - 1) predicting positions; None for objectives without one.
+    A `BatchRule` is bound to the batch of the forward pass: to one process's, and with gradient
+    accumulation to one micro-batch.
     """
 
     rule: Rule
@@ -67,13 +69,9 @@ def distillation_output(
     """
     states = hidden_states(model, inputs)
     head = output_head(model)
-    result = _op(
-        predicting(states),
-        head,
-        inputs["labels"][:, 1:].flatten(),
-        distillation.rule,
-        distillation.teacher,
-    )
+    hidden, labels = predicting(states), inputs["labels"][:, 1:]
+    rule = _rule_of_batch(distillation.rule, hidden, head, labels)
+    result = _op(hidden, head, labels.flatten(), rule, distillation.teacher)
     return DistillationOutput(
         loss=result.loss,
         logits=head.logits(states) if distillation.with_logits else None,
@@ -83,6 +81,15 @@ def distillation_output(
         teacher_is_right=result.teacher_is_right,
         mixing=result.mixing,
     )
+
+
+def _rule_of_batch(rule: Rule, hidden: Tensor, head: Head, labels: Tensor) -> Rule:
+    """The rule; a `BatchRule` as that of this batch, which costs one more product with the head."""
+    if not isinstance(rule, BatchRule):
+        return rule
+    with torch.no_grad():
+        losses = _op(hidden, head, labels.flatten(), finetuning).negative_log_likelihood
+    return rule.of_batch(losses.view_as(labels), labels != -100)
 
 
 # The op is one opaque step: tracing its loop over chunks would unroll it.

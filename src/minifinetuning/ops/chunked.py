@@ -9,6 +9,7 @@ the processor's cache from one pass to the next: chunks are for the first, block
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from minifinetuning.ops.buffers import Buffers
 from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.in_chunks import distillation_in_chunks
-from minifinetuning.ops.outputs import TokenOutputs
+from minifinetuning.ops.outputs import TokenOutputs, top_logits
 from minifinetuning.ops.result import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
 from minifinetuning.ops.teacher_terms import TeacherTerms, expected_terms, states_terms
@@ -119,7 +120,8 @@ class _Arithmetic:
         p_student = torch.softmax(z_student, 1, out=scratch)
         # The largest probability is at least 1/V, so its logarithm is exact to rounding.
         lse_student = highest - p_student.amax(1).log()
-        outputs.fill(self.rule, kept, lse_student, student_label, teacher)
+        student_top_logits = partial(top_logits, z_student)
+        outputs.fill(self.rule, kept, lse_student, student_label, student_top_logits, teacher)
         if with_gradient:
             p_teacher = None if teacher is None else teacher.probabilities
             self._write_logit_gradient(z_student, p_student, p_teacher, outputs.mixing, labels)

@@ -7,6 +7,7 @@ last, to the dtype that the products are taken in. Nothing here waits for the de
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from minifinetuning.ops.buffers import AlignedBuffers, chunk_rows_within_budget
 from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.in_chunks import distillation_in_chunks
-from minifinetuning.ops.outputs import TokenOutputs
+from minifinetuning.ops.outputs import TokenOutputs, top_logits
 from minifinetuning.ops.products import product
 from minifinetuning.ops.result import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
@@ -153,7 +154,8 @@ class _Arithmetic:
         elif self.expected is not None:
             hidden = hidden.to(self.dtype)
             terms = expected_terms(self.expected, chunk, hidden, self.head.scale)
-        outputs.fill(self.rule, kept, statistics[:, 0], statistics[:, 1], terms)
+        top = partial(_top_logits, student)
+        outputs.fill(self.rule, kept, statistics[:, 0], statistics[:, 1], top, terms)
 
         if gradients.any:
             factor = FACTORS.get(self.head.weight.dtype, 1.0)
@@ -172,3 +174,10 @@ class _Arithmetic:
         out = self.buffers.tensor(name, len(hidden), head.size, self.dtype)
         products = product(hidden, head.weight.T, out)
         return Logits(products, head.bias, head.scale, head.soft_cap)
+
+
+def _top_logits(logits: "Logits", count: int) -> Tensor:
+    """Scale and soft cap keep the order, so that they wait for what is left; a bias does not."""
+    products = logits.products if logits.bias is None else logits.products + logits.bias
+    z = top_logits(products, count) * logits.scale
+    return z if logits.soft_cap is None else logits.soft_cap * torch.tanh(z / logits.soft_cap)

@@ -35,6 +35,8 @@ class Head:
             raise ValueError(f"the head's bias must be ({rows},), got {tuple(self.bias.shape)}")
         if self.vocabulary_size is not None and not 0 < self.vocabulary_size <= rows:
             raise ValueError(f"vocabulary_size must be in 1..{rows}, got {self.vocabulary_size}")
+        if self.scale <= 0:
+            raise ValueError(f"scale must be above zero, got {self.scale}")
         if self.soft_cap is not None and self.soft_cap <= 0:
             raise ValueError(f"soft_cap must be above zero, got {self.soft_cap}")
 

@@ -44,13 +44,15 @@ def linear_distillation(
     hidden states, weight and bias, each only where it requires one; m and w are constants to it.
     Where the student's head is frozen, the teacher may be its `ExpectedEmbedding`: the same loss
     and gradient, and no work on the teacher's vocabulary. Without a teacher (plain finetuning) its
-    half of the work is not done at all.
+    half of the work is not done at all. What a rule asks of the student's logits beyond p_S[l] is
+    computed when it asks.
 
     `impl`: "reference" holds full logits, "chunked" and "fused" never do; "fused" has kernels for a
     GPU, written in Triton. "auto" is "fused" on a CUDA device where Triton can be imported, else
     "chunked".
     Raises ValueError where shapes do not fit, for an expected embedding where the head is trained
-    or soft-capped, and for "fused" where Triton cannot run.
+    or soft-capped, for a `BatchRule` not yet bound to a batch, and for "fused" where Triton cannot
+    run.
     Source: algorithm 1 and section 2 of the paper.
     """
     _check_shapes(student_hidden, student_head, labels, teacher)

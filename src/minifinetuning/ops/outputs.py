@@ -1,5 +1,6 @@
 """What the op gives of each token, from the sums over its vocabulary."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from minifinetuning.objectives import Rule, TokenProbabilities
 from minifinetuning.ops.teacher_terms import TeacherTerms
 
-__all__ = ["TokenOutputs"]
+__all__ = ["TokenOutputs", "top_logits"]
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,22 @@ class TokenOutputs:
         kept: Tensor,
         lse_student: Tensor,
         student_label: Tensor,
+        student_top_logits: Callable[[int], Tensor],
         teacher: TeacherTerms | None,
     ) -> None:
         """From the logsumexp of z_S, z_S[l] and the teacher's terms; `kept` is not ignored.
 
         loss = w * (lse(z_S) - (1 - m) * sum(p_T * z_S) - m * z_S[l])
+
+        `student_top_logits(k)` is for a rule that asks for more of z_S: see `TokenProbabilities`.
         """
         p_label = (student_label - lse_student).exp()
         if teacher is None:
-            tokens = TokenProbabilities(p_label)
+            tokens = TokenProbabilities(p_label, student_top_logits=student_top_logits)
             expected_logit = torch.zeros_like(p_label)
         else:
-            tokens = TokenProbabilities(p_label, teacher.label, teacher.highest)
+            given = (teacher.label, teacher.highest, student_top_logits)
+            tokens = TokenProbabilities(p_label, *given)
             expected_logit = teacher.expected_logit
             divergence = teacher.negative_entropy - expected_logit + lse_student
             self.forward_kl.copy_(divergence.where(kept, 0.0))
@@ -59,3 +64,8 @@ class TokenOutputs:
         self.weight.copy_(weight.where(kept, 0.0))
         self.mixing.copy_(mixing.where(kept, 0.0))
         self.negative_log_likelihood.copy_((lse_student - student_label).where(kept, 0.0))
+
+
+def top_logits(logits: Tensor, count: int) -> Tensor:
+    """The `count` largest of each row of (n, V), or all: (n, min(count, V)), in any order."""
+    return torch.topk(logits, min(count, logits.shape[1]), dim=1, sorted=False).values

@@ -1,10 +1,13 @@
 """The distillation op as one reads it in the paper: full logits, plain torch, autograd."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from minifinetuning.objectives import Rule, TokenProbabilities
 from minifinetuning.ops.head import Head
+from minifinetuning.ops.outputs import top_logits
 from minifinetuning.ops.result import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
 
@@ -25,9 +28,13 @@ def reference_distillation(
     logits = student_head.logits(student_hidden)
     student = torch.log_softmax(logits, dim=1)
     student_label = student.gather(1, safe_labels).squeeze(1)
+    student_top_logits = partial(top_logits, logits.detach())
 
     if teacher is None:
-        mixing, weight = rule(TokenProbabilities(student_label.detach().exp()))
+        tokens = TokenProbabilities(
+            student_label.detach().exp(), student_top_logits=student_top_logits
+        )
+        mixing, weight = rule(tokens)
         loss = -weight * mixing * student_label
         return Distillation(
             loss=loss.where(kept, 0.0).sum(),
@@ -48,7 +55,7 @@ def reference_distillation(
             label, highest = p_teacher.gather(1, safe_labels).squeeze(1), p_teacher.amax(1)
             negative_entropy = torch.special.xlogy(p_teacher, p_teacher).sum(1)
         cross_entropy = -(p_teacher * student).sum(1)
-    tokens = TokenProbabilities(student_label.detach().exp(), label, highest)
+    tokens = TokenProbabilities(student_label.detach().exp(), label, highest, student_top_logits)
     mixing, weight = rule(tokens)
     loss = weight * ((1 - mixing) * cross_entropy - mixing * student_label)
     return Distillation(
