@@ -1,19 +1,27 @@
 """The configuration: transformers' TrainingArguments with a few fields and the paper's defaults."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from transformers import TrainingArguments
 
 from minifinetuning.cache import require_known
 from minifinetuning.errors import InputError
-from minifinetuning.objectives import OBJECTIVES, check_kl_weight, check_tau, needs_teacher
+from minifinetuning.objectives import (
+    OBJECTIVES,
+    check_kl_weight,
+    check_tau,
+    has_tau,
+    needs_teacher,
+)
 
 __all__ = [
     "AdapterConfig",
     "CacheConfig",
+    "ComparisonConfig",
     "DataConfig",
     "GeneralConfig",
     "MFTConfig",
@@ -21,6 +29,8 @@ __all__ = [
     "ReferenceConfig",
     "TextConfig",
 ]
+
+AUTO = "auto"
 
 
 @dataclass
@@ -125,9 +135,11 @@ class MFTConfig(TrainingArguments):
     objective: str = field(
         default="mft", metadata={"help": f"What is trained: {', '.join(OBJECTIVES)}."}
     )
-    tau: float = field(
+    tau: float | str = field(
         default=0.25,
-        metadata={"help": "Target correction in [0, 1]: 0 stays closest to the model, 1 is ft."},
+        metadata={
+            "help": "Target correction in [0, 1]: 0 stays closest to the model, 1 is ft; or auto."
+        },
     )
     kl_weight: float = field(
         default=0.1,
@@ -261,7 +273,7 @@ class MFTConfig(TrainingArguments):
                     f"--{name} {objective} is not known: choose one of {', '.join(OBJECTIVES)}"
                 )
         try:
-            check_tau(self.tau)
+            self._check_tau()
             check_kl_weight(self.kl_weight)
         except ValueError as error:
             raise InputError(f"--{error}") from error
@@ -282,6 +294,47 @@ class MFTConfig(TrainingArguments):
             raise InputError(
                 "--label_smoothing_factor has no place in these objectives: lower --tau instead"
             )
+
+    def _check_tau(self) -> None:
+        if self.tau != AUTO:
+            check_tau(self.fixed_tau)
+        elif self.max_degeneralization is None:
+            raise InputError("--tau auto needs a budget to choose by: give --max_degeneralization")
+        elif not has_tau(self.objective):
+            raise InputError(f"--tau auto: {self.objective} has no tau, leave it out")
+
+    @property
+    def fixed_tau(self) -> float:
+        """The tau of this run. Raises InputError for one that has still to be chosen."""
+        try:
+            return float(self.tau)
+        except ValueError:
+            raise InputError(
+                f"--tau {self.tau} is no number: give one from 0 to 1, or auto to `mft train`"
+            ) from None
+
+    def _default(self) -> "MFTConfig":
+        """What nobody has changed, and no trainer that runs meanwhile is disturbed."""
+        # TrainingArguments resets the state that all accelerators share, those at work as well.
+        shared = [(state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
+        default = type(self)(output_dir=self.output_dir)
+        for state, content in shared:
+            state._shared_state.update(content)
+        return default
+
+    def chosen(self, *always: str) -> dict[str, Any]:
+        """The arguments that make this configuration again: what differs from the defaults.
+
+        The fields in `always` are among them in any case, `output_dir` never is.
+        """
+        default = self._default()
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.init
+            and field.name != "output_dir"
+            and (field.name in always or getattr(self, field.name) != getattr(default, field.name))
+        }
 
     def _objectives(self) -> dict[str, str]:
         """The objectives of this run by the option that names them."""
@@ -309,7 +362,7 @@ class MFTConfig(TrainingArguments):
             "seed",
             "bf16",
         }
-        default = type(self)(output_dir=self.output_dir).to_dict()
+        default = self._default().to_dict()
         return {
             name: value
             for name, value in self.to_dict().items()
@@ -345,6 +398,14 @@ class ReferenceConfig(MFTConfig):
     def watches_forgetting(self) -> bool:
         """The model that this run departs from is not one to stay close to."""
         return False
+
+
+@dataclass
+class ComparisonConfig(MFTConfig):
+    """What all runs of a comparison have in common: they are measured, and none is kept."""
+
+    save_strategy: str = field(default="no", metadata={"help": "Nothing is saved."})
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "Nothing is loaded."})
 
 
 @dataclass

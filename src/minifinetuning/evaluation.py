@@ -1,7 +1,7 @@
 """A model and texts to perplexities, and two models' perplexities to a metrics record."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from minifinetuning.data.batches import Sequences, collate
 from minifinetuning.metrics import (
     SequenceLosses,
-    changes,
     degeneralization,
+    mean_changes,
     ratio,
     specialization,
 )
@@ -30,6 +30,7 @@ __all__ = [
     "SPECIALIZED",
     "TextScores",
     "comparison",
+    "mean_comparison",
     "measurements",
     "text_scores",
 ]
@@ -144,11 +145,22 @@ def comparison(
     sequences) and `forward_kl` in nats per token. What needs general text is None without it, and
     so is a bound that is infinite.
     """
-    pairs = {name: (reference[name].losses, tuned[name].losses) for name in reference}
-    change = changes(pairs[SPECIALIZED], pairs.get(GENERAL))
+    return mean_comparison(reference, [tuned])
+
+
+def mean_comparison(
+    reference: Mapping[str, TextScores], runs: Sequence[Mapping[str, TextScores]]
+) -> dict[str, Any]:
+    """`comparison` of several runs of one method: its figures are the means over the runs."""
+    pairs = {
+        name: [(reference[name].losses, tuned[name].losses) for tuned in runs] for name in reference
+    }
+    change = mean_changes(pairs[SPECIALIZED], pairs.get(GENERAL))
+    divergences = [tuned[SPECIALIZED].mean_forward_kl for tuned in runs]
+    known = [value for value in divergences if value is not None]
     return {
-        "reference": _perplexities(reference),
-        "tuned": _perplexities(tuned),
+        "reference": _perplexities([reference]),
+        "tuned": _perplexities(runs),
         "specialization": change.specialization,
         "degeneralization": change.degeneralization,
         "ratio": _finite(change.ratio),
@@ -158,15 +170,16 @@ def comparison(
             "degeneralization": _bounds(change.degeneralization_interval),
             "ratio": _bounds(change.ratio_interval),
         },
-        "forward_kl": tuned[SPECIALIZED].mean_forward_kl,
+        "forward_kl": sum(known) / len(known) if known else None,
     }
 
 
-def _perplexities(scores: Mapping[str, TextScores]) -> dict[str, float | None]:
-    general = scores.get(GENERAL)
+def _perplexities(runs: Sequence[Mapping[str, TextScores]]) -> dict[str, float | None]:
     return {
-        "specialized_perplexity": scores[SPECIALIZED].perplexity,
-        "general_perplexity": None if general is None else general.perplexity,
+        f"{name}_perplexity": sum(scores[name].perplexity for scores in runs) / len(runs)
+        if name in runs[0]
+        else None
+        for name in (SPECIALIZED, GENERAL)
     }
 
 

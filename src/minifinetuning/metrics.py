@@ -6,6 +6,7 @@ Definitions: section 3.1 of the paper ("Metrics").
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "SequenceLosses",
     "changes",
     "degeneralization",
+    "mean_changes",
     "perplexity",
     "ratio",
     "specialization",
@@ -95,14 +97,34 @@ def changes(
     the reference and for the tuned model, so that how hard a sequence is cancels; specialized and
     general text are drawn independently. The interval is the central `level` of the resamples.
     """
+    pairs = None if general is None else [general]
+    return mean_changes([specialized], pairs, level=level, resamples=resamples, seed=seed)
+
+
+def mean_changes(
+    specialized: Sequence[tuple[SequenceLosses, SequenceLosses]],
+    general: Sequence[tuple[SequenceLosses, SequenceLosses]] | None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Change:
+    """`changes` of several runs of one method on the same sequences: S and DG are their means.
+
+    DG/S is that of the means. A resample draws runs as well, with replacement and the same ones for
+    both texts, so that an interval also says how much one run differs from the next.
+    """
     generator = torch.Generator().manual_seed(seed)
-    draws = _resampled_change(*specialized, resamples, generator)
-    s = specialization(specialized[0].perplexity, specialized[1].perplexity)
-    s_draws = -draws
+    runs = len(specialized)
+    drawn_runs = torch.zeros(resamples, 1, dtype=torch.long)
+    if runs > 1:
+        drawn_runs = torch.randint(runs, (resamples, runs), generator=generator)
+    s_draws = -_resampled_change(specialized, drawn_runs, generator)
+    s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
     if general is None:
         return Change(s, _interval(s_draws, level), None, None, None, None)
-    dg = degeneralization(general[0].perplexity, general[1].perplexity)
-    dg_draws = _resampled_change(*general, resamples, generator)
+    dg_draws = _resampled_change(general, drawn_runs, generator)
+    dg = _mean([degeneralization(one.perplexity, two.perplexity) for one, two in general])
     return Change(
         specialization=s,
         specialization_interval=_interval(s_draws, level),
@@ -113,17 +135,35 @@ def changes(
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
 def _resampled_change(
-    reference: SequenceLosses, tuned: SequenceLosses, resamples: int, generator: torch.Generator
+    pairs: Sequence[tuple[SequenceLosses, SequenceLosses]],
+    drawn_runs: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    """(resamples,) of 100 * (PPL_tuned - PPL_ref) / PPL_ref over paired resamples, in %."""
-    count = len(reference.tokens)
-    if count != len(tuned.tokens) or not torch.equal(reference.tokens, tuned.tokens):
+    """(resamples,) of 100 * (PPL_tuned - PPL_ref) / PPL_ref over paired resamples, in %.
+
+    `drawn_runs` (resamples, k) are the pairs whose mean a resample is.
+    """
+    tokens = pairs[0][0].tokens
+    if any(not torch.equal(losses.tokens, tokens) for pair in pairs for losses in pair):
         raise ValueError("reference and tuned losses are not of the same sequences")
+    count, resamples = len(tokens), len(drawn_runs)
     picks = torch.randint(count, (resamples, count), generator=generator)
-    difference = tuned.negative_log_likelihood - reference.negative_log_likelihood
-    mean = difference.double()[picks].sum(1) / reference.tokens.double()[picks].sum(1)
-    return 100 * torch.expm1(mean)
+    predicted = tokens.double()[picks].sum(1)
+    by_run = torch.stack(
+        [
+            100 * torch.expm1(difference.double()[picks].sum(1) / predicted)
+            for difference in (
+                tuned.negative_log_likelihood - reference.negative_log_likelihood
+                for reference, tuned in pairs
+            )
+        ]
+    )
+    return by_run.gather(0, drawn_runs.T).mean(0)
 
 
 def _interval(draws: Tensor, level: float) -> Interval:

@@ -127,11 +127,12 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressLine())
-        self.rule = rule(args.objective, args.tau, args.kl_weight)
-        self.replay_rule = rule(args.replay_objective or args.objective, args.tau, args.kl_weight)
+        settings = (args.fixed_tau, args.kl_weight)
+        self.rule = rule(args.objective, *settings)
+        self.replay_rule = rule(args.replay_objective or args.objective, *settings)
         self._penalty: ElasticPenalty | None = None
         self.reference: dict[str, TextScores] | None = None
-        self._scores_by_step: dict[int, dict[str, TextScores]] = {}
+        self.scores_by_step: dict[int, dict[str, TextScores]] = {}
         without_general = self.eval_dataset is not None and GENERAL not in self.eval_dataset
         watches_kl = args.watches_forgetting and without_general
         if watches_kl:
@@ -316,7 +317,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         scores = self.scores(eval_dataset)
         if own:
             self.reference = self.reference or scores
-            self._scores_by_step[self.state.global_step] = scores
+            self.scores_by_step[self.state.global_step] = scores
         values = self._measured(scores, self.reference if own else None)
         values["runtime"] = time.perf_counter() - start
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
@@ -421,7 +422,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         """The scores of the kept step: remembered, or measured again in a resumed run."""
         if self.kept_step == 0 and self.reference is not None:
             return self.reference
-        return self._scores_by_step.get(self.kept_step) or self.scores()
+        return self.scores_by_step.get(self.kept_step) or self.scores()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as Trainer does, with the means over the tokens of the steps since the last time."""

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,11 @@ def result() -> Callable[..., dict[str, Any]]:
             "versions": {"torch": "2.13.0"},
             "device": "cpu, 2 threads",
             "seed": 42,
+            "seeds": [42],
+            "learning_rate": 1e-4,
             "tokens_per_second": 230.0,
+            "peak_memory_bytes": None,
+            "trainable_parameters": 134_515_008,
         }
         if not general:
             metrics |= {"degeneralization": None, "ratio": None}
@@ -68,3 +73,40 @@ def result() -> Callable[..., dict[str, Any]]:
         return metrics | changes
 
     return make
+
+
+@pytest.fixture
+def trial(result: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Makes a result that went through these (S, DG), ten steps apart.
+
+    The point of the largest finite S is kept, with S ± 0.5, DG ± 0.2 and DG/S ± 0.05 around it.
+    """
+
+    def make(method: str, *points: tuple[Any, Any], **changes: Any) -> dict[str, Any]:
+        history = [
+            {"step": 10 * index, "specialization": gain, "degeneralization": loss}
+            for index, (gain, loss) in enumerate(points)
+        ]
+        whole = [entry for entry in history if _is_finite(entry)]
+        kept = max(whole, key=lambda entry: entry["specialization"])
+        gain, loss = kept["specialization"], kept["degeneralization"]
+        intervals = {
+            "level": 0.95,
+            "specialization": [gain - 0.5, gain + 0.5],
+            "degeneralization": [loss - 0.2, loss + 0.2],
+            "ratio": [loss / gain - 0.05, loss / gain + 0.05] if gain else [None, None],
+        }
+        return result(
+            method,
+            **kept,
+            ratio=loss / gain if gain else None,
+            intervals=intervals,
+            history=history,
+            **({"tokens_per_second": 12_345.6} | changes),
+        )
+
+    return make
+
+
+def _is_finite(entry: dict[str, Any]) -> bool:
+    return all(value is not None and math.isfinite(value) for value in entry.values())

@@ -1,4 +1,6 @@
+import re
 import sys
+from collections import Counter
 
 import numpy
 import pytest
@@ -43,6 +45,65 @@ def test_finetuning_is_orange_and_minifinetuning_blue_in_any_order(result, tmp_p
         colours = {"#d55e00" in line: "the ft" in line for line in labels}
         assert colours == {True: True, False: False}
         assert all("#d55e00" in line or "#0072b2" in line for line in labels)
+
+
+@pytest.fixture
+def many(trial):
+    """Twenty results, of which two end at one point."""
+    methods = ("ft", "mft", "lora", "lora+mft", "kl")
+    ends = {
+        f"{method} no. {number}": (method, 4.0 + number, 0.5 + number / 4)
+        for method in methods
+        for number in range(4)
+    }
+    return {
+        name: trial(method, (0, 0), (gain / 2, loss / 3), (gain, loss), learning_rate=1e-4 / gain)
+        for name, (method, gain, loss) in ends.items()
+    }
+
+
+@SAVES
+def test_many_results_are_named_once_each_beside_the_axes(save, many, tmp_path):
+    save(many, tmp_path / "many.svg")
+    save({name: many[name] for name in list(many)[:2]}, tmp_path / "two.svg")
+
+    names = Counter(re.findall(r">([^<>]+ no\. \d)</text>", (tmp_path / "many.svg").read_text()))
+    assert names == dict.fromkeys(many, 1)
+    assert width(tmp_path / "many.svg") > width(tmp_path / "two.svg")
+
+
+def width(path):
+    return float(re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text(), re.S)[1])
+
+
+def test_an_adapter_is_dashed_in_the_colour_of_its_objective(result, tmp_path):
+    save_frontier({"mft": result("mft"), "lora+mft": result("lora+mft")}, tmp_path / "frontier.svg")
+
+    styles = re.findall(
+        r'style="([^"]*stroke-width: 1.8[^"]*)"', (tmp_path / "frontier.svg").read_text()
+    )
+    assert ["stroke: #0072b2" in style for style in styles] == [True, True]
+    assert ["dasharray" in style for style in styles] == [False, True]
+
+
+@SAVES
+def test_a_budget_in_view_is_drawn_and_named(save, result, tmp_path):
+    results = {"ft": result("ft", degeneralization=3.0), "mft": result()}
+    for budget in (1, 500):
+        save(results, tmp_path / f"{budget}.svg", budget=budget)
+
+    texts = {path.stem: path.read_text() for path in tmp_path.iterdir()}
+    assert "budget, DG ≤ 1 %" in texts["1"]
+    assert "budget" not in texts["500"]
+
+
+def test_an_axis_that_is_narrowed_says_so(trial, tmp_path):
+    results = {name: trial(name, (0, 0), (8, 0.3)) for name in ("mft", "kl", "dft")}
+    save_frontier(results, tmp_path / "even.svg")
+    save_frontier(results | {"ft": trial("ft", (0, 0), (9, 40))}, tmp_path / "uneven.svg")
+
+    assert "narrows" not in (tmp_path / "even.svg").read_text()
+    assert "the scale narrows to the right" in (tmp_path / "uneven.svg").read_text()
 
 
 def test_without_general_text_the_dynamics_have_one_panel_and_there_is_no_frontier(

@@ -15,13 +15,14 @@ from transformers import TrainerCallback
 from minifinetuning.callbacks import Stopwatch
 from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
 from minifinetuning.experiments.run_folder import prepare_folder, publish
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
-from minifinetuning.models.loading import load_model
+from minifinetuning.models.loading import is_adapter, load_model
 from minifinetuning.report import model_card
 from minifinetuning.trainer import MFTTrainer
 
@@ -92,6 +93,12 @@ def trained(
     reference: dict[str, TextScores] | None = None,
 ) -> tuple[MFTTrainer, dict[str, Any]]:
     """The trainer after its run, holding the kept weights, and the content of metrics.json."""
+    if adapter.adapter and is_adapter(model.model):
+        raise InputError(
+            f"--adapter {adapter.adapter}: {model.model} is an adapter itself, and what is written "
+            "would name its base model as the one to load: merge it first "
+            "(load_model(...).save_pretrained(folder) in Python)"
+        )
     student = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
     uses_cache = student.config.use_cache
     stopwatch = Stopwatch()

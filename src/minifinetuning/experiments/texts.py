@@ -1,7 +1,7 @@
 """What a run reads: its texts with the model's tokenizer, or what the model writes itself."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,11 @@ class Texts:
         return {SPECIALIZED: None, GENERAL: None} | described
 
 
+def to_standard_error(summary: str) -> None:
+    """Print below what is on its way to a file or another program."""
+    print(summary, file=sys.stderr)
+
+
 def read_texts(
     model: ModelConfig,
     text: TextConfig,
@@ -57,8 +62,9 @@ def read_texts(
     with_fisher: bool = False,
     with_train: bool = True,
     progress: bool = True,
+    say: Callable[[str], None] = to_standard_error,
 ) -> Texts:
-    """Read, split and pack the texts with the model's tokenizer, and print what they came to.
+    """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
     Of `general` the validation side is what DG is measured on. Its training side serves as the
     text of a Fisher information (`with_fisher`) where nothing is replayed. `replay` holds as many
@@ -66,7 +72,7 @@ def read_texts(
     document of the general validation. Raises InputError for input that cannot be used.
     """
     tokenizer = load_tokenizer(model.model, trust_remote_code=model.trust_remote_code)
-    reader = _Reader(model, text, tokenizer, _sequence_length(model, text), seed, progress)
+    reader = _Reader(model, text, tokenizer, _sequence_length(model, text), seed, progress, say)
     own = reader.corpus(specialized, with_train=with_train)
     found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
     found.summaries[SPECIALIZED] = own.summary
@@ -110,6 +116,7 @@ class _Reader:
     sequence_length: int
     seed: int
     progress: bool
+    say: Callable[[str], None]
 
     def corpus(
         self,
@@ -134,7 +141,7 @@ class _Reader:
             cache=cache_folder() / "texts",
             without=without,
         )
-        print(corpus.summary, file=sys.stderr)
+        self.say(str(corpus.summary))
         return corpus
 
     def written(self, role: str, sequences: int, texts: Texts) -> SelfWritten:
@@ -154,10 +161,9 @@ class _Reader:
             progress=self.progress,
         )
         texts.summaries[role] = _summary_of_written(written, is_validation=role == GENERAL)
-        print(
+        self.say(
             f"{role}: {sequences:,} sequences of {self.sequence_length:,} tokens that the model "
-            "wrote itself",
-            file=sys.stderr,
+            "wrote itself"
         )
         return written
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from minifinetuning.errors import InputError
 
-__all__ = ["load_model", "load_tokenizer", "merged", "model_limit"]
+__all__ = ["is_adapter", "load_model", "load_tokenizer", "merged", "model_limit"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -104,11 +104,16 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a PEFT adapter, not a whole model, lies in this folder."""
+    return (Path(name_or_path).expanduser() / "adapter_config.json").is_file()
+
+
 def _adapter_base(name_or_path: str) -> str | None:
     """The base model of the PEFT adapter in this folder; None where there is no adapter."""
-    path = Path(name_or_path).expanduser() / "adapter_config.json"
-    if not path.is_file():
+    if not is_adapter(name_or_path):
         return None
+    path = Path(name_or_path).expanduser() / "adapter_config.json"
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
+from minifinetuning.report.tau_table import tau_table
 
 __all__ = ["model_card"]
 
@@ -36,6 +37,14 @@ _OBJECTIVES = {
         "token is left out"
     ),
     "stm": "selective token masking (STM): finetuning on tokens that the starting model expects",
+    "eaft": (
+        "entropy-adaptive finetuning (EAFT): each token's loss is weighted by how undecided the "
+        "model is between its twenty favourites"
+    ),
+    "talr": (
+        "token-adaptive loss reweighting (TALR): each token's loss is weighted by a power of its "
+        "own probability, the flatter the higher the loss of the batch"
+    ),
 }
 _WITH_TAU = {"mft", "single_correction"}
 
@@ -65,6 +74,8 @@ def model_card(metrics: Metrics) -> str:
         method=_OBJECTIVES.get(objective, objective),
         tau=configuration["tau"] if objective in _WITH_TAU else None,
         data_table=_data_table(metrics["data"]),
+        is_self_written=(metrics["data"]["general"] or {}).get("sources") == ["self"],
+        tau_table=tau_table(metrics) if "tau_search" in metrics else None,
         result_table=_result_table(metrics),
         setting_table=_setting_table(metrics),
         quoted=json.dumps,

@@ -1,0 +1,5 @@
+"""Many methods on the same text: `mft compare`."""
+
+from minifinetuning.experiments.compare.runner import Comparison, compare, comparison_of
+
+__all__ = ["Comparison", "compare", "comparison_of"]

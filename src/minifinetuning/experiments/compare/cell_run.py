@@ -1,0 +1,167 @@
+"""A cell's run: train, measure, and write the result, keeping no weights."""
+
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minifinetuning.blending import open_blend
+from minifinetuning.config import AdapterConfig, ComparisonConfig
+from minifinetuning.evaluation import SPECIALIZED, TextScores, comparison, measurements
+from minifinetuning.experiments.adaptation import trained
+from minifinetuning.experiments.blend import blend_points
+from minifinetuning.experiments.compare.cell import Cell, Settings
+from minifinetuning.experiments.compare.scores import scores_from, scores_record
+from minifinetuning.experiments.texts import Texts, read_texts
+from minifinetuning.files import write_atomically
+from minifinetuning.trainer import MFTTrainer
+
+__all__ = ["run_cell"]
+
+BLEND_COEFFICIENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Where a blended method is measured, of the way from the starting weights to the tuned ones."""
+
+
+def run_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
+    """Train and measure; the result is written once it is whole, and no weights are kept.
+
+    The step kept is the one of least specialized perplexity, step 0 included. Raises InputError
+    and TrainingDivergedError as training does.
+    """
+    method, data = cell.method, settings.data
+    texts = read_texts(
+        settings.model,
+        data,
+        data.data,
+        data.general,
+        seed=settings.training["seed"],
+        replay=method.replay_sources(data.replay or data.general),
+        new_data_fraction=settings.training["new_data_fraction"],
+        with_fisher=method.ewc,
+        progress=False,
+        say=_nothing,
+    )
+    run = settings.folder / "runs" / cell.name
+    options = settings.training | method.options(settings.training) | _own(cell, settings)
+    training = ComparisonConfig(**options, output_dir=str(run))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer, metrics = trained(
+        settings.model,
+        AdapterConfig(method.adapter, settings.rank),
+        texts,
+        training,
+        reference=_reference(settings),
+    )
+    assert trainer.reference is not None
+    record = {"settings": settings.identity(), "scores": scores_record(trainer.reference)}
+    write_atomically(settings.reference, record)
+    memory = _peak_memory_bytes()
+    measured = Measured.of(trainer)
+    if method.blend:
+        measured = _blended(trainer, settings, texts, run / "tuned")
+    result = metrics | {
+        "method": method.name,
+        "learning_rate": cell.learning_rate,
+        "seeds": [cell.seed],
+        **comparison(trainer.reference, measured.scores),
+        "step": measured.step,
+        "history": measured.history or metrics["history"],
+        "trainable_parameters": trainer.get_num_trainable_parameters(),
+        "peak_memory_bytes": memory,
+        "scores": scores_record(measured.scores),
+        "cell": cell.identity(settings),
+    }
+    write_atomically(cell.path(settings), result)
+    shutil.rmtree(run, ignore_errors=True)
+    return result
+
+
+def _nothing(summary: str) -> None:
+    """The texts were described before the first cell."""
+
+
+def _own(cell: Cell, settings: Settings) -> dict[str, Any]:
+    """What a cell needs to be measured, and not to be kept."""
+    cache = settings.training["teacher_cache"]
+    return {
+        "learning_rate": cell.learning_rate,
+        "seed": cell.seed,
+        # Many cells ask the same of the same teacher, even where each does so once.
+        "teacher_cache": "hidden" if cache == "auto" else cache,
+        "max_degeneralization": None,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "overwrite_output_dir": True,
+    }
+
+
+def _reference(settings: Settings) -> dict[str, TextScores] | None:
+    """The starting model's scores, where an earlier cell has measured them."""
+    if not settings.reference.exists():
+        return None
+    found = json.loads(settings.reference.read_text(encoding="utf-8"))
+    return scores_from(found["scores"]) if found["settings"] == settings.identity() else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The step kept and the scores there; `history` where it is not that of the training."""
+
+    step: int
+    scores: Mapping[str, TextScores]
+    history: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, trainer: MFTTrainer) -> "Measured":
+        """The evaluation of least specialized perplexity, the earliest of equals."""
+        assert trainer.reference is not None
+        scores = {0: trainer.reference, **trainer.scores_by_step}
+        best = min(sorted(scores), key=lambda step: scores[step][SPECIALIZED].perplexity)
+        return cls(best, scores[best])
+
+
+def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path) -> Measured:
+    """The tuned weights of the last step along the line back to the starting ones."""
+    assert trainer.reference is not None
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+    blend = open_blend(
+        settings.model.model, str(folder), trust_remote_code=settings.model.trust_remote_code
+    )
+    model: Any = blend.load()
+    points = blend_points(
+        model.to(trainer.args.device),
+        blend,
+        texts.validation,
+        BLEND_COEFFICIENTS,
+        reference=trainer.reference,
+        batch_size=trainer.args.per_device_eval_batch_size,
+        autocast=lambda: torch.autocast(
+            trainer.args.device.type, torch.bfloat16, enabled=bool(trainer.args.bf16)
+        ),
+    )
+    best = min(points, key=lambda point: point.scores[SPECIALIZED].perplexity)
+    step = int(trainer.state.global_step)
+    history = [
+        {
+            "step": step if point.coefficient else 0,
+            "coefficient": point.coefficient,
+            **measurements(point.scores, trainer.reference),
+        }
+        for point in points
+    ]
+    return Measured(step, best.scores, history)
+
+
+def _peak_memory_bytes() -> int:
+    """Of the GPU where there is one, else of this process since it began."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,62 @@
+"""From the results of cells to one row for each method and learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minifinetuning.evaluation import mean_comparison
+from minifinetuning.experiments.compare.scores import scores_from
+
+__all__ = ["rows"]
+
+Result = dict[str, Any]
+
+
+def rows(results: Sequence[Result], reference: Result) -> dict[str, Result]:
+    """Metrics by name, seeds pooled: figures are means over seeds, peak memory is the largest.
+
+    A name is the method, with its learning rate where the method has several. `reference` is the
+    record of the starting model's scores.
+    """
+    groups: dict[tuple[str, float], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result["method"], result["learning_rate"]), []).append(result)
+    methods = [method for method, _ in groups]
+    return {
+        method if methods.count(method) == 1 else f"{method} @ {rate:g}": _pooled(group, reference)
+        for (method, rate), group in groups.items()
+    }
+
+
+def _pooled(group: list[Result], reference: Result) -> Result:
+    if len(group) == 1:
+        return {name: value for name, value in group[0].items() if name not in ("cell", "scores")}
+    first = group[0]
+    scores = [scores_from(result["scores"]) for result in group]
+    speeds = [result["tokens_per_second"] for result in group if result["tokens_per_second"]]
+    kept = ("method", "learning_rate", "configuration", "data", "versions", "device")
+    return {
+        **{name: first[name] for name in kept},
+        **mean_comparison(scores_from(reference), scores),
+        "seeds": [seed for result in group for seed in result["seeds"]],
+        "step": sorted(result["step"] for result in group)[len(group) // 2],
+        "last_step": first["last_step"],
+        "history": _mean_history([result["history"] for result in group]),
+        "tokens_per_second": sum(speeds) / len(speeds) if speeds else None,
+        "peak_memory_bytes": max(result["peak_memory_bytes"] for result in group),
+        "trainable_parameters": first["trainable_parameters"],
+    }
+
+
+def _mean_history(histories: list[list[Result]]) -> list[Result]:
+    """The evaluations that all runs have, each value the mean over the runs."""
+    by_place = zip(*histories, strict=False)
+    return [
+        {
+            name: value
+            if name in ("step", "coefficient")
+            else sum(entry[name] for entry in entries) / len(entries)
+            for name, value in entries[0].items()
+            if all(name in entry for entry in entries)
+        }
+        for entries in by_place
+    ]

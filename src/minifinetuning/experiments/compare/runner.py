@@ -1,0 +1,216 @@
+"""The cells of a comparison, one after another and each in a process of its own, and the report."""
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minifinetuning.config import ComparisonConfig, DataConfig, ModelConfig
+from minifinetuning.data.mixing import Mixture
+from minifinetuning.errors import InputError
+from minifinetuning.experiments.compare.cell import (
+    Cell,
+    Settings,
+    chosen_options,
+    result_of,
+)
+from minifinetuning.experiments.compare.methods import Method, learning_rate, parsed_methods
+from minifinetuning.experiments.compare.processes import Executor, in_a_process
+from minifinetuning.experiments.compare.report import write_report
+from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.experiments.texts import read_texts
+from minifinetuning.files import write_atomically
+
+__all__ = ["Comparison", "compare"]
+
+logger = logging.getLogger(__name__)
+
+BUDGET = 1.0
+"""DG in % that a recommendation keeps to where nobody has said another."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: methods x learning rates x seeds under common settings.
+
+    `budget` is the DG in % that the recommendation keeps to; no run is stopped by it.
+    """
+
+    settings: Settings
+    methods: Sequence[Method]
+    learning_rates: Sequence[float]
+    seeds: int
+    budget: float
+
+    @property
+    def cells(self) -> list[Cell]:
+        """In the order that they are run: a seed after the other, so that there is soon a table."""
+        first = self.settings.training["seed"]
+        return [
+            Cell(method, rate, first + number)
+            for number in range(self.seeds)
+            for method in self.methods
+            for rate in ([method.learning_rate] if method.learning_rate else self.learning_rates)
+        ]
+
+
+def comparison_of(
+    model: ModelConfig,
+    data: DataConfig,
+    training: ComparisonConfig,
+    *,
+    methods: str,
+    learning_rates: str | None = None,
+    seeds: int = 1,
+    rank: int = 8,
+) -> Comparison:
+    """A comparison from what a person types; `training` is common to all methods.
+
+    Its max_degeneralization is the budget, 1 % where nothing is said. Raises InputError for names
+    and numbers that cannot be, and for options that belong to single methods.
+    """
+    for name in ("objective", "replay_objective"):
+        if getattr(training, name) != getattr(ComparisonConfig(output_dir="."), name):
+            raise InputError(f"--{name} is each method's own here: name it in --methods")
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1, got {seeds}")
+    parsed = parsed_methods(methods)
+    if any(method.replay for method in parsed):
+        passes = training.gradient_accumulation_steps
+        Mixture.of(training.new_data_fraction, training.per_device_train_batch_size, passes, 1)
+    settings = Settings(model, data, rank, chosen_options(training), Path(str(training.output_dir)))
+    rates = [training.learning_rate]
+    if learning_rates is not None:
+        rates = [
+            learning_rate(text.strip(), "--learning_rates") for text in learning_rates.split(",")
+        ]
+    return Comparison(settings, parsed, rates, seeds, training.max_degeneralization or BUDGET)
+
+
+def compare(
+    comparison: Comparison, *, overwrite: bool = False, executor: Executor = in_a_process
+) -> dict[str, dict[str, Any]]:
+    """Run the cells that are not done yet, write the report, and return its rows by name.
+
+    Each cell's result is written once it is done, so that a comparison that was stopped goes on
+    where it was. A cell that fails is named, and the others go on. Raises InputError for input that
+    cannot be used, for a folder that holds another comparison, and at the end for failed cells.
+    """
+    table, failed = measured(comparison, overwrite=overwrite, executor=executor)
+    folder = comparison.settings.folder
+    if table:
+        write_atomically(folder / "comparison.json", {"budget": comparison.budget, "rows": table})
+        write_report(table, comparison.budget, folder)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise InputError(
+            f"{len(failed)} of {len(comparison.cells)} cells failed (what there is of the others "
+            f"is in {folder}, and the same command tries again): {reasons}"
+        )
+    return table
+
+
+def measured(
+    comparison: Comparison, *, overwrite: bool = False, executor: Executor = in_a_process
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """`compare` without its report: the rows by name, and the reasons of the cells that failed."""
+    settings = comparison.settings
+    _require_general_text(comparison)
+    if overwrite:
+        for name in ("cells", "runs"):
+            shutil.rmtree(settings.folder / name, ignore_errors=True)
+        settings.reference.unlink(missing_ok=True)
+    missing = [cell for cell in comparison.cells if result_of(cell, settings) is None]
+    if missing:
+        _read_texts_once(comparison)
+    failed = _run(missing, comparison, executor)
+    found = [result_of(cell, settings) for cell in comparison.cells]
+    results = [result for result in found if result is not None]
+    if not results:
+        return {}, failed
+    reference = json.loads(settings.reference.read_text(encoding="utf-8"))
+    return rows(results, reference["scores"]), failed
+
+
+def _require_general_text(comparison: Comparison) -> None:
+    data = comparison.settings.data
+    for method in comparison.methods:
+        if method.needs_general_text and not (data.replay or _is_text(data.general)):
+            raise InputError(
+                f"--methods {method.name} trains with the help of general text: give --general or "
+                "--replay, or leave it out"
+            )
+
+
+def _is_text(general: list[str] | None) -> bool:
+    return bool(general) and general != ["self"]
+
+
+def _read_texts_once(comparison: Comparison) -> None:
+    """Tokenize, or have the model write, what the cells then find in the cache; and say what."""
+    settings, data = comparison.settings, comparison.settings.data
+    said: set[str] = set()
+
+    def say(summary: str) -> None:
+        if summary not in said:
+            print(summary, file=sys.stderr)
+        said.add(summary)
+
+    for replay, ewc in sorted({(method.replay or "", method.ewc) for method in comparison.methods}):
+        method = Method("", replay=replay or None, ewc=ewc)
+        read_texts(
+            settings.model,
+            data,
+            data.data,
+            data.general,
+            seed=settings.training["seed"],
+            replay=method.replay_sources(data.replay or data.general),
+            new_data_fraction=settings.training["new_data_fraction"],
+            with_fisher=ewc,
+            say=say,
+        )
+
+
+def _run(missing: list[Cell], comparison: Comparison, executor: Executor) -> dict[str, str]:
+    """The cells that failed, with the reason."""
+    failed: dict[str, str] = {}
+    done, total = len(comparison.cells) - len(missing), len(comparison.cells)
+    if done and missing:
+        logger.info("%d of %d cells are done already", done, total)
+    start = time.monotonic()
+    for number, cell in enumerate(missing):
+        logger.info(
+            "[%d/%d] %s%s",
+            done + number + 1,
+            total,
+            cell.name,
+            _remaining(time.monotonic() - start, number, len(missing)),
+        )
+        reason = executor(cell, comparison.settings)
+        if reason is not None:
+            failed[cell.name] = reason
+            logger.warning("%s failed: %s", cell.name, reason)
+            continue
+        result = result_of(cell, comparison.settings)
+        assert result is not None, "a cell that did not fail has written its result"
+        logger.info("%s", _figures(result))
+    return failed
+
+
+def _remaining(seconds: float, done: int, total: int) -> str:
+    """How long the rest will take, if it goes on like this; nothing before the first is done."""
+    if not done:
+        return ""
+    minutes = seconds / done * (total - done) / 60
+    return f" (about {minutes:.0f} minutes to go)" if minutes >= 1 else ""
+
+
+def _figures(result: dict[str, Any]) -> str:
+    lost = result["degeneralization"]
+    said = f"  S {result['specialization']:.2f} %"
+    return said if lost is None else f"{said}, DG {lost:.2f} %"

@@ -1,0 +1,201 @@
+"""The tau that gains most within a forgetting budget: short pilot runs, a full run, a check."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+
+from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.data.batches import Sequences
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation import TextScores, comparison, text_scores
+from minifinetuning.experiments.adaptation import publish_result, require_folder, trained
+from minifinetuning.experiments.texts import Texts
+from minifinetuning.models.loading import load_model
+from minifinetuning.report import model_card
+
+__all__ = ["Pilot", "adapt_with_chosen_tau", "best_tau", "tau_within"]
+
+logger = logging.getLogger(__name__)
+
+PILOT_SHARE = 0.25
+"""Steps of a pilot run, as a share of the full run's."""
+
+PILOTS = 6
+"""Pilot runs at most."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A short run with one tau: S and DG in % at its end."""
+
+    tau: float
+    specialization: float
+    degeneralization: float
+
+
+def adapt_with_chosen_tau(
+    model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+) -> dict[str, Any]:
+    """`adapt` with the tau of the largest S whose DG stays within `max_degeneralization` (%).
+
+    The validation texts are cut in half. On their first halves pilot runs of a quarter of the steps
+    (one teacher's cache serves them all) bracket tau, and the full run chooses its step; it stops
+    where it breaks the budget all the same. On their second halves, which had no part in any
+    choice, the result is checked. Returns the content of metrics.json, which says what was tried as
+    `tau_search`. Raises InputError where no tau keeps within the budget.
+    """
+    require_folder(training)
+    budget = training.max_degeneralization
+    assert budget is not None, "MFTConfig asks for one with --tau auto"
+    first = {name: _half(text, 0) for name, text in texts.validation.items()}
+    second = {name: _half(text, 1) for name, text in texts.validation.items()}
+    selecting = replace(texts, validation=first)
+    steps = max(2, round(PILOT_SHARE * _full_steps(training, texts)))
+    reference: dict[str, TextScores] | None = None
+
+    def pilot(tau: float) -> Pilot:
+        nonlocal reference
+        with TemporaryDirectory() as folder:
+            trainer, metrics = trained(
+                model,
+                adapter,
+                selecting,
+                _pilot_training(training, adapter, tau, steps, Path(folder)),
+                reference=reference,
+            )
+        reference = trainer.reference
+        found = Pilot(tau, metrics["specialization"], metrics["degeneralization"])
+        logger.info(
+            "tau %g: S %.2f %%, DG %.2f %% after %d steps",
+            *(tau, found.specialization, found.degeneralization, steps),
+        )
+        return found
+
+    pilots = tau_within(budget, pilot)
+    tau = best_tau(pilots, budget)
+    logger.info("tau %g is taken for the full run", tau)
+    options = training.chosen() | {"tau": tau, **_shared_cache(training, adapter)}
+    full = type(training)(**options, output_dir=training.output_dir)
+    before = _starting_scores(model, second, full)
+    trainer, metrics = trained(model, adapter, selecting, full, reference=reference)
+    metrics["tau_search"] = {
+        "budget": budget,
+        "tau": tau,
+        "pilot_steps": steps,
+        "pilots": [vars(found) for found in pilots],
+        "held_out": comparison(before, trainer.scores(second)),
+    }
+    publish_result(trainer, metrics, model_card(metrics))
+    return metrics
+
+
+def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
+    """The pilots that bracket the largest tau with DG <= `budget` (%), in order of tau.
+
+    From the paper's 0.25 tau is doubled (up to 1, finetuning) or halved until one pilot is within
+    and the next beyond; what is left of the pilots halves the bracket, as a ratio.
+    """
+    found = {0.25: pilot(0.25)}
+
+    def within(tau: float) -> bool:
+        return found[tau].degeneralization <= budget
+
+    while len(found) < PILOTS:
+        inside = [tau for tau in found if within(tau)]
+        outside = [tau for tau in found if not within(tau)]
+        if not outside:
+            following = min(1.0, 2 * max(inside))
+        elif not inside:
+            following = min(outside) / 2
+        else:
+            following = math.sqrt(max(inside) * min(outside))
+        if following in found or (inside and outside and max(inside) > min(outside)):
+            break
+        found[following] = pilot(following)
+    return [found[tau] for tau in sorted(found)]
+
+
+def best_tau(pilots: list[Pilot], budget: float) -> float:
+    """The tau of the largest S within the budget (%). Raises InputError where there is none."""
+    within = [pilot for pilot in pilots if pilot.degeneralization <= budget]
+    if not within:
+        least = min(pilots, key=lambda pilot: pilot.degeneralization)
+        raise InputError(
+            f"--tau auto: no tau keeps DG within {budget:g} % (tau {least.tau:g} lost "
+            f"{least.degeneralization:.2f} %): raise --max_degeneralization, or lower "
+            "--learning_rate"
+        )
+    return max(within, key=lambda pilot: pilot.specialization).tau
+
+
+def _starting_scores(
+    model: ModelConfig, texts: dict[str, Sequences], training: MFTConfig
+) -> dict[str, TextScores]:
+    """Of the model as it is before training."""
+    starting: Any = load_model(
+        model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
+    )
+    starting.to(training.device)
+    device = training.device.type
+    return {
+        name: text_scores(
+            starting,
+            text,
+            batch_size=training.per_device_eval_batch_size,
+            autocast=torch.autocast(device, torch.bfloat16, enabled=bool(training.bf16)),
+        )
+        for name, text in texts.items()
+    }
+
+
+def _half(text: Sequences, which: int) -> Sequences:
+    if len(text) < 2:
+        raise InputError(
+            "--tau auto chooses on one half of the validation text and checks on the other: give "
+            "more text, or a smaller --sequence_length"
+        )
+    middle = len(text) // 2
+    return Subset(text, range(middle) if which == 0 else range(middle, len(text)))  # type: ignore[arg-type]
+
+
+def _full_steps(training: MFTConfig, texts: Texts) -> float:
+    if training.max_steps > 0:
+        return training.max_steps
+    assert texts.train is not None
+    batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return float(training.num_train_epochs * len(texts.train) / batch)
+
+
+def _pilot_training(
+    training: MFTConfig, adapter: AdapterConfig, tau: float, steps: int, folder: Path
+) -> MFTConfig:
+    """The full run's settings in fewer steps: measured at its end, and nothing of it is kept."""
+    changes: dict[str, Any] = {
+        "tau": tau,
+        "max_steps": steps,
+        "eval_strategy": "steps",
+        "eval_steps": steps,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "max_degeneralization": None,
+        "target_specialization": None,
+        "resume_from_checkpoint": None,
+        "report_to": "none",
+        **_shared_cache(training, adapter),
+    }
+    return type(training)(**(training.chosen() | changes), output_dir=str(folder))
+
+
+def _shared_cache(training: MFTConfig, adapter: AdapterConfig) -> dict[str, str]:
+    """Many runs ask the same of the same teacher, even where each does so once."""
+    if training.teacher_cache != "auto":
+        return {}
+    frozen = adapter.adapter is not None or training.freeze_head
+    return {"teacher_cache": "expected" if frozen else "hidden"}

@@ -1,0 +1,181 @@
+"""The weights of a model folder as they lie on disk, one tensor at a time."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from minifinetuning.errors import InputError
+
+__all__ = ["StoredWeights", "model_folder", "stored_names"]
+
+_INDEX = "safetensors.index.json"
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WITHOUT_FRACTION = ("I", "U", "BOOL")
+# What older checkpoints hold beside weights: tables that a model makes for itself today.
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
+
+# A repository may also hold the same weights as pickle, ONNX or GGUF.
+_FILES_OF_A_MODEL = (
+    *("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
+    *("*.json", "*.txt", "*.model", "*.jinja", "*.py"),
+)
+
+
+def model_folder(name_or_path: str) -> Path:
+    """The folder that holds the files of a model: itself, or the cached snapshot of a hub id.
+
+    Raises InputError for a `.gguf`, any other file, and what is neither folder nor hub id.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        raise InputError(
+            f"{name_or_path} is a GGUF, which holds no weights that can be read one by one: save "
+            "it as safetensors first (load_model(...).save_pretrained(folder) in Python)"
+        )
+    if path.is_file():
+        raise InputError(f"{name_or_path} is a file: give the folder that holds it")
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=list(_FILES_OF_A_MODEL)))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name_or_path} is no model folder, and no model of the hub that can be had now: "
+            "give a folder that save_pretrained wrote"
+        ) from error
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The safetensors of a folder, in one file or in many, by the names that stand in them.
+
+        StoredWeights(folder)["model.norm.weight"]
+
+    Only names, shapes and dtypes are held. Each tensor is read when it is asked for, through a
+    mapping of its own that goes with it: memory never holds more than the caller does.
+    `file` is "adapter_model" for the folder of an adapter. Raises InputError where there are no
+    safetensors, and for weights in a float that float32 cannot hold or that needs scales.
+    """
+
+    def __init__(self, folder: Path, file: str = "model") -> None:
+        self.folder = folder
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, Path] = {}
+        dtypes: set[str] = set()
+        for path in self._paths(file):
+            try:
+                with safe_open(path, framework="pt") as weights:
+                    for name in weights.keys():  # noqa: SIM118 - no mapping, though it has keys
+                        header = weights.get_slice(name)
+                        self._files[name] = path
+                        self.shapes[name] = tuple(header.get_shape())
+                        dtypes.add(header.get_dtype())
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} cannot be read ({error}): copy it again") from error
+        self.dtype = self._widest(dtypes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as weights:
+            tensor: Tensor = weights.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _paths(self, file: str) -> list[Path]:
+        single, index = (self.folder / f"{file}.{end}" for end in ("safetensors", _INDEX))
+        if single.is_file():
+            return [single]
+        if not index.is_file():
+            raise InputError(
+                f"{self.folder} holds no {single.name}: save the model as safetensors first "
+                "(save_pretrained)"
+            )
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is no index of safetensors: copy it again") from error
+        return [self.folder / name for name in sorted(names)]
+
+    def _widest(self, dtypes: set[str]) -> torch.dtype:
+        """The narrowest dtype that holds every float of the files as it is."""
+        widest: torch.dtype | None = None
+        for name in sorted(dtypes):
+            if name.startswith(_WITHOUT_FRACTION):
+                continue
+            if name not in _FLOATS:
+                raise InputError(
+                    f"{self.folder} holds weights in {name}: save them in float32, bfloat16 or "
+                    "float16 first"
+                )
+            dtype = _FLOATS[name]
+            widest = dtype if widest is None else torch.promote_types(widest, dtype)
+        return widest or torch.float32
+
+
+def stored_names(model: PreTrainedModel, stored: StoredWeights) -> dict[str, str]:
+    """Where each weight of the model lies: its name in `state_dict()` to its name in the files.
+
+    Tied weights come once, under the first of their names. Names are matched as transformers does
+    on loading. Raises InputError where a weight has no tensor, a tensor no weight or another shape,
+    and where several tensors make up one weight, which then cannot be read by itself.
+    """
+    places: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    first_names: dict[int, str] = {}
+    for name, place in places.items():
+        first_names.setdefault(id(place), name)
+    found: dict[str, str] = {}
+    for key, name in _names_in_model(model, stored).items():
+        if stored.shapes[key] != tuple(places[name].shape):
+            raise InputError(
+                f"{stored.folder} holds {key} in the shape {stored.shapes[key]}, its model in "
+                f"{tuple(places[name].shape)}: its config.json is not that of its weights"
+            )
+        first = found.setdefault(first_names[id(places[name])], key)
+        if first != key and not torch.equal(stored[first], stored[key]):
+            raise InputError(
+                f"{stored.folder} holds {first} and {key} with different values, yet its model "
+                "ties them: set tie_word_embeddings to false in its config.json"
+            )
+    if missing := [name for name in first_names.values() if name not in found]:
+        raise InputError(f"{stored.folder} lacks {missing[0]}: save the whole model there")
+    return found
+
+
+def _names_in_model(model: PreTrainedModel, stored: StoredWeights) -> dict[str, str]:
+    """Names in the files to names in the model, without what transformers takes no notice of."""
+    places = model.state_dict(keep_vars=True)
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    ignored = {*(model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS}
+    names = {}
+    for key in stored:
+        name, conversion = rename_source_key(
+            key, renamings, converters, model.base_model_prefix, places
+        )
+        if conversion is not None:
+            raise InputError(
+                f"{stored.folder} holds {key}, which is only a part of a weight of "
+                f"{type(model).__name__}: weights of this architecture cannot be read one by one, "
+                "only those of an adapter on it"
+            )
+        if name in places:
+            names[key] = name
+        elif not any(re.search(pattern, key) for pattern in ignored):
+            raise InputError(
+                f"{stored.folder} holds {key}, which {type(model).__name__} does not have: its "
+                "config.json is not that of its weights"
+            )
+    return names

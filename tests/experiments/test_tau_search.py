@@ -1,0 +1,130 @@
+"""The tau that gains most within a budget: how it is found, and what a person is told."""
+
+import json
+import math
+
+import pytest
+from torch.utils.data import Subset
+
+from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation import text_scores
+from minifinetuning.experiments.tau_search import (
+    Pilot,
+    adapt_with_chosen_tau,
+    best_tau,
+    tau_within,
+)
+from minifinetuning.experiments.texts import Texts
+from minifinetuning.metrics import degeneralization
+from minifinetuning.models.loading import load_model
+
+
+@pytest.mark.parametrize("largest", [0.02, 0.1, 0.2, 0.25, 0.3, 0.6, 0.9, 1.5])
+def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
+    """DG grows with tau, and is 1 % at `largest`."""
+    asked = []
+
+    def pilot(tau):
+        asked.append(tau)
+        return Pilot(tau, specialization=10 * math.sqrt(tau), degeneralization=tau / largest)
+
+    pilots = tau_within(1.0, pilot)
+    assert asked[0] == 0.25
+    assert len(asked) == len(set(asked)) == len(pilots) <= 6
+    assert [found.tau for found in pilots] == sorted(asked)
+    found = best_tau(pilots, 1.0)
+    assert found <= largest
+    # Finetuning itself is within the budget, or the choice is within a few percent of the best.
+    assert found == 1.0 or found > 0.75 * largest
+
+
+def test_a_budget_that_no_tau_keeps_is_refused():
+    pilots = tau_within(1.0, lambda tau: Pilot(tau, 1.0, 5.0 + tau))
+    assert len(pilots) == 6
+    with pytest.raises(InputError, match=r"no tau keeps DG within 1 % \(tau 0.0078125 lost 5.01 %"):
+        best_tau(pilots, 1.0)
+
+
+def test_the_largest_gain_is_taken_even_at_a_smaller_tau():
+    pilots = [Pilot(0.1, 3.0, 0.2), Pilot(0.25, 5.0, 0.5), Pilot(0.5, 4.0, 0.9)]
+    assert best_tau(pilots, 1.0) == 0.25
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model, tokenizer, random_sequences, validation_texts):
+    """A run on a text of 20 tokens, in which the model forgets what it wrote itself."""
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = ModelConfig(str(tmp_path / "model"))
+    texts = Texts(tokenizer, 16, validation_texts, random_sequences(40, 16, seed=3, vocabulary=20))
+
+    def make(budget, adapter=None, **changes):
+        settings = {
+            "output_dir": str(tmp_path / "out"),
+            "tau": "auto",
+            "max_degeneralization": budget,
+            "max_steps": 12,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 3e-3,
+            "eval_steps": 4,
+            "save_steps": 4,
+            "bf16": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "save_only_model": True,
+        }
+        training = MFTConfig(**(settings | changes))
+        return adapt_with_chosen_tau(model, AdapterConfig(adapter, 2), texts, training)
+
+    return make
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_a_run_with_a_chosen_tau_says_what_was_tried(
+    run, tmp_path, own_cache, adapter, validation_texts
+):
+    metrics = run(30.0, adapter, learning_rate=3e-3 if adapter is None else 3e-2)
+    search = metrics["tau_search"]
+    assert search["pilot_steps"] == 3
+    taus = [pilot["tau"] for pilot in search["pilots"]]
+    assert 0.25 in taus
+    assert taus == sorted(taus)
+    assert metrics["configuration"]["tau"] == search["tau"] in taus
+    assert metrics["degeneralization"] <= 30.0
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
+    # One teacher computed for all runs: the training text, once.
+    assert len({path.parent for path in own_cache.rglob("part-*.safetensors")}) == 1
+
+    # The check is on the halves that the run has not chosen its step by.
+    start, tuned = load_model(str(tmp_path / "model")), load_model(str(tmp_path / "out"))
+    general = validation_texts["general"]
+    half = Subset(general, range(len(general) // 2, len(general)))
+    expected = degeneralization(*(text_scores(model, half).perplexity for model in (start, tuned)))
+    assert search["held_out"]["degeneralization"] == pytest.approx(expected, abs=1e-2)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "## How τ was chosen" in card
+    assert "no part in the choice" in card
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_budget_that_cannot_be_kept_leaves_nothing(run, tmp_path):
+    with pytest.raises(InputError, match="no tau keeps DG within 1e-06 %"):
+        run(1e-6, learning_rate=1e-1)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_degeneralization": None}, "--tau auto needs a budget"),
+        ({"objective": "ft"}, "--tau auto: ft has no tau"),
+        ({"tau": "most"}, "--tau most is no number"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(tmp_path, changes, sentence):
+    settings = {"output_dir": str(tmp_path), "tau": "auto", "max_degeneralization": 1.0}
+    with pytest.raises(InputError, match=sentence):
+        MFTConfig(**(settings | changes))

@@ -1,0 +1,137 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from minifinetuning.errors import InputError
+from minifinetuning.report import comparison_page, recommendation
+
+HOSTILE = "</script><img src=x onerror=alert(1)> & \"'{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """The elements of a page in order, and by tag the text that follows each opening."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: dict[str, list[str]] = {}
+        self.feed(text)
+        self.texts = {tag: [text.strip() for text in texts] for tag, texts in self.raw.items()}
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.raw.setdefault(tag, []).append("")
+
+    def handle_data(self, data):
+        if self.elements:
+            self.raw[self.elements[-1][0]][-1] += data
+
+    def data(self):
+        """What is embedded for the figures; NaN and infinity are no JSON."""
+
+        def refuse(constant):
+            raise AssertionError(f"{constant} is no JSON")
+
+        return json.loads(self.texts["script"][0], parse_constant=refuse)
+
+
+@pytest.fixture
+def results(trial):
+    return {
+        "ft": trial("ft", (0, 0), (6, 1), (10, 4)),
+        "mft slow": trial("mft", (0, 0), (5, 0.2), learning_rate=3e-5),
+        "mft": trial("mft", (0, 0), (4, 0.1), (8, 0.5)),
+    }
+
+
+def test_nothing_is_asked_of_any_network(results):
+    text = comparison_page(results, budget=1, title="a title")
+
+    for tag, attributes in Page(text).elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form", "a")
+        assert not attributes.keys() & {"src", "href", "srcset", "action", "data", "poster"}
+    assert re.findall(r"https?://[^\"\s]+", text) == ["http://www.w3.org/2000/svg"]  # a name
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|\bimport\b", text)
+    assert "default-src 'none'" in text
+
+
+def test_what_comes_from_outside_is_text_and_nothing_else(results):
+    hostile = {HOSTILE: results["ft"] | {"method": HOSTILE}, "mft": results["mft"]}
+
+    page = Page(comparison_page(hostile, budget=1, title=HOSTILE))
+
+    tags = [tag for tag, _ in page.elements]
+    assert "img" not in tags
+    assert tags.count("script") == 2
+    assert page.texts["title"] == page.texts["h1"] == [HOSTILE]
+    assert HOSTILE in page.texts["p"][1].replace("\u00a0", " ")  # the recommendation
+    assert [line["name"] for line in page.data()["lines"]] == ["mft", HOSTILE]
+    headings = [attributes.get("data-value") for tag, attributes in page.elements if tag == "th"]
+    assert headings[-2:] == ["mft", HOSTILE]
+
+
+def test_the_recommendation_is_there_word_for_word(results):
+    page = Page(comparison_page(results, budget=1, title="a title"))
+
+    assert page.texts["p"][1].replace("\u00a0", " ") == recommendation(results, budget=1)
+
+
+def test_every_cell_says_what_it_sorts_by(results):
+    page = Page(comparison_page(results, budget=1, title="a title"))
+
+    titles = [title.replace("\u00a0", " ") for title in page.texts["button"]]
+    values = [attributes.get("data-value") for tag, attributes in page.elements if tag == "td"]
+    width = len(titles) - 1  # the first cell of a row is its heading
+    rows = [
+        dict(zip(titles[1:], values[start : start + width], strict=True))
+        for start in range(0, len(values), width)
+    ]
+    assert [row["best S % with DG ≤ 1 %"] for row in rows] == ["8", "6", "5"]
+    assert [row["learning rate"] for row in rows] == ["0.0001", "0.0001", "3e-05"]
+    assert [row["DG % at S = 8 %"] for row in rows] == ["0.5", "2.5", None]
+    headings = [attributes for tag, attributes in page.elements if tag == "th"][: len(titles)]
+    sorting = {title: th.get("aria-sort") for title, th in zip(titles, headings, strict=True)}
+    assert {title for title, order in sorting.items() if order} == {"best S % with DG ≤ 1 %"}
+
+
+def test_the_figures_have_every_evaluation_in_the_order_of_the_rows(results):
+    data = Page(comparison_page(results, budget=1, title="a title")).data()
+
+    assert data["budget"] == 1
+    assert [line["name"] for line in data["lines"]] == ["mft", "ft", "mft slow"]
+    ft = data["lines"][1]
+    assert [(point["step"], point["s"], point["dg"]) for point in ft["points"]] == [
+        (0, 0, 0),
+        (10, 6, 1),
+        (20, 10, 4),
+    ]
+    assert ft["kept"] == {"step": 20, "s": 10, "dg": 4}
+    assert ft["intervals"] == {"s": [9.5, 10.5], "dg": [3.8, 4.2]}
+
+
+def test_what_is_not_finite_is_left_out(trial):
+    results = {"ft": trial("ft", (0, 0), (6, 1), (-float("inf"), float("inf")))}
+    results["ft"]["intervals"]["degeneralization"] = [None, None]
+
+    (line,) = Page(comparison_page(results, budget=1, title="a title")).data()["lines"]
+
+    assert len(line["points"]) == 2
+    assert line["intervals"]["dg"] == [1, 1]
+
+
+def test_without_general_text_gain_alone_is_drawn(result):
+    results = {"ft": result("ft", general=False), "mft": result("mft", general=False)}
+
+    page = Page(comparison_page(results, budget=1, title="a title"))
+
+    charts = [attributes for _, attributes in page.elements if "data-y" in attributes]
+    assert [(chart["data-x"], chart["data-y"]) for chart in charts] == [("step", "s")]
+    assert list(page.data()["axes"]) == ["s"]
+    assert "dg" not in page.data()["lines"][0]["points"][0].values()
+
+
+def test_nothing_to_compare_is_said_so():
+    with pytest.raises(InputError, match="no result to compare"):
+        comparison_page({}, budget=1, title="a title")
