@@ -410,6 +410,79 @@ def test_what_can_be_known_at_once_is_refused_before_the_texts_are_read(
     assert "checkpoint" in sentence_of(capsys.readouterr().err)
 
 
+def test_the_model_writes_what_is_replayed_and_what_forgetting_is_measured_on(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    options = {"replay": "self", "general": "self", "replay_objective": "distillation"}
+    words = command(
+        model_folder,
+        texts,
+        tmp_path / "out",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        ewc_lambda=1.0,
+        **options,
+    )
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["data"]["replay"]["sources"] == metrics["data"]["general"]["sources"] == ["self"]
+    card = (tmp_path / "out/README.md").read_text()
+    assert "under that model's own distribution" in card
+    assert "Replayed text was trained on" in card
+    assert "that the model wrote itself" in capsys.readouterr().err
+
+
+def test_tau_is_chosen_within_a_budget(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    words = command(
+        model_folder, texts, tmp_path / "out", tau="auto", max_degeneralization=50.0, max_steps=8
+    )
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    for said in ("| τ ", "budget 50", "chosen", "no part in the choice", "S %"):
+        assert said in shown
+    assert main([*command(model_folder, texts, tmp_path / "other", tau="auto")]) == 2
+    assert "--max_degeneralization" in sentence_of(capsys.readouterr().err)
+
+
+def test_an_adapter_on_an_adapter_is_refused(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    assert main(command(model_folder, texts, tmp_path / "one", adapter="lora", max_steps=2)) == 0
+    words = command(tmp_path / "one", texts, tmp_path / "two", adapter="lora")
+    assert main(words) == 2
+    assert "merge it first" in sentence_of(capsys.readouterr().err)
+    assert not (tmp_path / "two/metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"replay_objective": "distillation"}, "--replay"),
+        ({"new_data_fraction": 1.5}, "--new_data_fraction"),
+        ({"new_data_fraction": 0.3, "replay": "self"}, "--new_data_fraction 0.3 of 2 sequences"),
+        ({"ewc_lambda": -1}, "--ewc_lambda"),
+        ({"tau": "much"}, "much"),
+    ],
+)
+def test_options_of_replay_and_ewc_are_checked_before_any_work(
+    model_folder: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    capsys: Any,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    try:
+        code = main(command(model_folder, texts, tmp_path / "out", **options))
+    except SystemExit as left:
+        code = int(left.code or 0)
+    assert code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_verb(capsys: Any) -> None:
     assert main(["tarin"]) == 2
     assert "train" in sentence_of(capsys.readouterr().err)

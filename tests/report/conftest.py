@@ -98,11 +98,14 @@ def trial(result: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
         }
         return result(
             method,
-            **kept,
-            ratio=loss / gain if gain else None,
-            intervals=intervals,
-            history=history,
-            **({"tokens_per_second": 12_345.6} | changes),
+            **{
+                **kept,
+                "ratio": loss / gain if gain else None,
+                "intervals": intervals,
+                "history": history,
+                "tokens_per_second": 12_345.6,
+                **changes,
+            },
         )
 
     return make
@@ -110,3 +113,12 @@ def trial(result: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 
 def _is_finite(entry: dict[str, Any]) -> bool:
     return all(value is not None and math.isfinite(value) for value in entry.values())
+
+
+@pytest.fixture
+def blend(trial: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """A result that was measured between two models, at c = 0, 0.5 and 1."""
+    metrics = trial("ft+blend", (0, 0), (6, 0.9), (9, 3), step=20)
+    for entry, coefficient in zip(metrics["history"], (0.0, 0.5, 1.0), strict=True):
+        entry |= {"step": 20 if coefficient else 0, "coefficient": coefficient}
+    return metrics

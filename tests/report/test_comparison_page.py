@@ -121,6 +121,24 @@ def test_what_is_not_finite_is_left_out(trial):
     assert line["intervals"]["dg"] == [1, 1]
 
 
+def test_a_blend_has_its_coefficients(results, blend):
+    page = comparison_page(results | {"ft+blend": blend}, budget=1, title="a title")
+
+    points = {line["name"]: line["points"] for line in Page(page).data()["lines"]}
+    assert [point["c"] for point in points["ft+blend"]] == [0, 0.5, 1]
+    assert "c" not in points["ft"][0]
+    assert "A blend is of one step" in page
+
+
+def test_general_text_that_the_model_wrote_itself_is_called_so(results):
+    page = comparison_page(results, budget=1, title="a title")
+    for metrics in results.values():
+        metrics["data"]["general"]["sources"] = ["self"]
+
+    assert "wrote that text itself" not in page
+    assert "wrote that text itself" in comparison_page(results, budget=1, title="a title")
+
+
 def test_without_general_text_gain_alone_is_drawn(result):
     results = {"ft": result("ft", general=False), "mft": result("mft", general=False)}
 

@@ -16,10 +16,21 @@ def test_colour_is_the_objective_and_dash_and_marker_are_the_family(result):
     assert len({styles[name].colour for name in ("ft", "mft", "kl")}) == 3
 
 
+def test_words_of_a_method_stand_in_any_order(result):
+    names = ("lora+mft", "mft+lora", "ewc", "ewc+mft", "mft+blend", "self_replay+mft")
+    styles = line_styles({name: result(name) for name in names} | {"mft": result("mft")})
+
+    assert styles["lora+mft"].dash == styles["mft+lora"].dash
+    assert {styles[name].colour for name in names if "mft" in name} == {styles["mft"].colour}
+    assert styles["ewc"].dash == ()
+    assert styles["ewc"].colour != styles["mft"].colour
+    assert len({styles[name].dash for name in names}) == 5  # all but mft+lora have one of their own
+
+
 def test_all_objectives_of_the_package_differ_in_colour(result):
     objectives = (
         *("ft", "mft", "corrective", "single_correction", "distillation", "kl", "dft", "asft"),
-        *("mask_the_target", "stm"),
+        *("mask_the_target", "stm", "eaft", "talr", "ewc"),
     )
     styles = line_styles({name: result(name) for name in objectives})
 

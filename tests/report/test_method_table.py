@@ -91,6 +91,12 @@ def test_an_evaluation_without_a_finite_number_does_not_count(trial):
     assert row["best S % with DG ≤ 1 %"] == "4.00 at step 10"
 
 
+def test_a_blend_is_named_by_its_coefficient(blend):
+    (row,) = rows(method_table({"ft+blend": blend}, budget=1))
+
+    assert row["best S % with DG ≤ 1 %"] == "6.00 at c = 0.5"
+
+
 def test_without_general_text_the_divergence_stands_for_the_loss_and_gain_sorts(result):
     results = {
         "ft": result("ft", general=False),

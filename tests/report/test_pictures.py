@@ -89,12 +89,12 @@ def test_an_adapter_is_dashed_in_the_colour_of_its_objective(result, tmp_path):
 @SAVES
 def test_a_budget_in_view_is_drawn_and_named(save, result, tmp_path):
     results = {"ft": result("ft", degeneralization=3.0), "mft": result()}
-    for budget in (1, 500):
+    for budget in (1, 500, -500):
         save(results, tmp_path / f"{budget}.svg", budget=budget)
 
     texts = {path.stem: path.read_text() for path in tmp_path.iterdir()}
     assert "budget, DG ≤ 1 %" in texts["1"]
-    assert "budget" not in texts["500"]
+    assert "budget" not in texts["500"] + texts["-500"]
 
 
 def test_an_axis_that_is_narrowed_says_so(trial, tmp_path):
@@ -104,6 +104,17 @@ def test_an_axis_that_is_narrowed_says_so(trial, tmp_path):
 
     assert "narrows" not in (tmp_path / "even.svg").read_text()
     assert "the scale narrows to the right" in (tmp_path / "uneven.svg").read_text()
+
+
+def test_a_blend_has_no_steps_to_draw_over(result, blend, tmp_path):
+    results = {"mft": result(), "a blend": blend}
+    save_frontier(results, tmp_path / "frontier.svg")
+    save_dynamics(results, tmp_path / "dynamics.svg")
+
+    texts = (tmp_path / "frontier.svg").read_text()
+    assert ">a blend</text>" in texts
+    assert ">c = 0.5</text>" in texts
+    assert ">a blend</text>" not in (tmp_path / "dynamics.svg").read_text()
 
 
 def test_without_general_text_the_dynamics_have_one_panel_and_there_is_no_frontier(

@@ -32,6 +32,14 @@ def test_the_runner_up_is_another_method_even_where_another_learning_rate_is_clo
     assert "the runner-up is ft " in recommendation(results, budget=1)
 
 
+def test_a_blend_is_named_by_its_coefficient(blend):
+    sentence = recommendation({"ft+blend": blend}, budget=1)
+
+    assert (
+        "ft+blend at learning rate 1e-4 gains most, S 6.00 % for DG 0.90 % at c = 0.5" in sentence
+    )
+
+
 @pytest.mark.parametrize("results_of_others", [0, 1])
 def test_where_no_other_method_gains_that_is_said(trial, results_of_others):
     dear = {"ft": trial("ft", (0, 0), (9, 3))} if results_of_others else {}

@@ -1,4 +1,4 @@
-"""Two processes with data parallelism and a teacher's cache that both compute, against one."""
+"""Two processes with data parallelism, replay, EWC and a teacher's cache, against one."""
 
 import json
 import os
@@ -31,6 +31,7 @@ trainer = MFTTrainer(
         teacher_cache="none" if world_size == 1 else f"{given['folder']}/teacher",
     ),
     train_dataset=given["train"],
+    replay_dataset=given["replay"],
     eval_dataset=given["texts"],
 )
 trainer.train()
@@ -53,6 +54,7 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
         "model": str(tmp_path / "model"),
         "folder": str(tmp_path),
         "train": random_sequences(40, 16, seed=3),
+        "replay": random_sequences(12, 16, seed=4),
         # Numbers of sequences that two processes cannot share evenly.
         "texts": {
             "specialized": validation_texts["specialized"][:7],
@@ -60,6 +62,7 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
         },
         "settings": {
             **{"max_steps": 4, "gradient_accumulation_steps": 2, "learning_rate": 0.1},
+            **{"new_data_fraction": 0.5, "ewc_lambda": 1.0},
             **{"optim": "sgd", "eval_steps": 2, "save_strategy": "no", "logging_steps": 2},
             **{"load_best_model_at_end": False, "bf16": False, "use_cpu": True},
             **{"per_device_eval_batch_size": 2, "disable_tqdm": True},

@@ -7,7 +7,13 @@ from typing import Any
 
 from minifinetuning.report.line_styles import LineStyle, line_styles
 from minifinetuning.report.method_table import method_columns
-from minifinetuning.report.ranking import Evaluation, evaluations, has_general_text, ranked
+from minifinetuning.report.ranking import (
+    Evaluation,
+    evaluations,
+    has_general_text,
+    is_blend,
+    ranked,
+)
 from minifinetuning.report.recommendation import recommendation
 from minifinetuning.report.tables import Metrics
 from minifinetuning.report.view import View, interval_or_value, view_of
@@ -48,6 +54,7 @@ def comparison_page(results: Mapping[str, Metrics], budget: float, title: str) -
         rows=list(zip(*(column.cells for column in columns), strict=True)),
         budget=budget,
         has_general=has_general_text(ordered),
+        has_blends=any(map(is_blend, ordered.values())),
         is_self_written=_is_self_written(ordered),
         narrowed=view_of(ordered, budget).loss_width is not None,
         data=_data(ordered, line_styles(results), budget),

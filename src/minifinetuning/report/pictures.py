@@ -157,10 +157,10 @@ def _draw_budget(axes: "Axes", labels: Labels, budget: float, direction: str) ->
     """A dashed line where it is in view, with its name near the top or the left of the picture."""
     appearance: dict[str, Any] = {"color": _GREY, "linewidth": 1, "dashes": (5, 3), "zorder": 2}
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    if direction == "x" and budget < right:
+    if direction == "x" and left < budget < right:
         line = axes.axvline(budget, **appearance)
         ends, place, shift = [(budget, bottom), (budget, top)], (budget, 0.985), (5, 0)
-    elif direction == "y" and budget < top:
+    elif direction == "y" and bottom < budget < top:
         line = axes.axhline(budget, **appearance)
         ends, place, shift = [(left, budget), (right, budget)], (0.015, budget), (0, 14)
     else:

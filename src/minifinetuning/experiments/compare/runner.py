@@ -172,6 +172,7 @@ def _read_texts_once(comparison: Comparison) -> None:
             replay=method.replay_sources(data.replay or data.general),
             new_data_fraction=settings.training["new_data_fraction"],
             with_fisher=ewc,
+            progress=not settings.training.get("disable_tqdm"),
             say=say,
         )
 
