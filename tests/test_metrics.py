@@ -10,6 +10,7 @@ from minifinetuning.metrics import (
     SequenceLosses,
     changes,
     degeneralization,
+    mean_changes,
     perplexity,
     ratio,
     specialization,
@@ -169,3 +170,57 @@ def test_losses_of_different_sequences_are_refused(tokens):
     for specialized, general in (((pair[0], other), None), (pair, (pair[0], other))):
         with pytest.raises(ValueError, match="not of the same sequences"):
             changes(specialized, general)
+
+
+def runs_of(shifts, count=60, seed=3):
+    """(reference, tuned) losses of runs that lower each token's loss by a shift in nats, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(50, 100, (count,), generator=generator)
+    reference = 3.0 * tokens + 10 * torch.randn(count, generator=generator, dtype=torch.float64)
+    runs = []
+    for shift in shifts:
+        noise = torch.randn(count, generator=generator, dtype=torch.float64)
+        tuned = reference - shift * tokens + noise
+        runs.append((SequenceLosses(reference, tokens), SequenceLosses(tuned, tokens)))
+    return runs
+
+
+def test_several_runs_are_their_mean():
+    specialized, general = runs_of([0.10, 0.14, 0.12]), runs_of([-0.01, -0.03, -0.02], seed=4)
+    change = mean_changes(specialized, general)
+    singles = [changes(*pair) for pair in zip(specialized, general, strict=True)]
+    expected = sum(single.specialization for single in singles) / 3
+    assert change.specialization == pytest.approx(expected)
+    expected = sum(single.degeneralization for single in singles) / 3
+    assert change.degeneralization == pytest.approx(expected)
+    assert change.ratio == pytest.approx(change.degeneralization / change.specialization)
+    assert (
+        change.specialization_interval[0]
+        < change.specialization
+        < (change.specialization_interval[1])
+    )
+
+
+def test_one_run_is_a_mean_of_one():
+    specialized, general = runs_of([0.1]), runs_of([-0.02], seed=4)
+    assert mean_changes(specialized, general) == changes(specialized[0], general[0])
+
+
+def test_an_interval_over_runs_says_how_much_they_differ():
+    def width(shifts):
+        low, high = mean_changes(runs_of(shifts), None).specialization_interval
+        return high - low
+
+    alike, apart = width([0.12, 0.12, 0.12]), width([0.02, 0.12, 0.22])
+    assert apart > 5 * alike
+    # The mean of k runs drawn with replacement spreads by their deviation over the root of k.
+    spread = [100 * (1 - math.exp(-shift)) for shift in (0.02, 0.12, 0.22)]
+    mean = sum(spread) / 3
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in spread) / 3)
+    assert apart == pytest.approx(2 * 1.96 * deviation / math.sqrt(3), rel=0.25)
+
+
+def test_runs_on_other_sequences_are_refused():
+    (one,), (other,) = runs_of([0.1]), runs_of([0.1], count=61)
+    with pytest.raises(ValueError, match="not of the same sequences"):
+        mean_changes([one, other], None)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from minifinetuning.config import ModelConfig, TextConfig
@@ -17,7 +18,7 @@ from minifinetuning.files import cache_folder
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
 from minifinetuning.self_written import SelfWritten, self_written
 
-__all__ = ["SELF", "Texts", "read_texts"]
+__all__ = ["SELF", "Texts", "read_texts", "to_standard_error"]
 
 SELF = "self"
 """In place of paths: text that the model writes itself."""
@@ -146,11 +147,13 @@ class _Reader:
 
     def written(self, role: str, sequences: int, texts: Texts) -> SelfWritten:
         """What the model writes for a role: another text for each of them."""
-        model = load_model(
+        model: Any = load_model(
             self.model.model,
             dtype=self.model.dtype,
             trust_remote_code=self.model.trust_remote_code,
         )
+        if torch.cuda.is_available():
+            model.cuda()
         written = self_written(
             model,
             self.tokenizer,

@@ -43,12 +43,7 @@ def save_frontier(
     What a run lost long after the step that it kept may leave the picture.
     Raises InputError where a result has no general text, or where `path` has another ending.
     """
-    for name, metrics in results.items():
-        if metrics[_LOSS] is None:
-            raise InputError(
-                f"{name} was measured without general text, so it has no DG to draw: leave it out, "
-                "or evaluate it with general text"
-            )
+    _require_general_text(results)
     lines = lines_of(results, _LOSS, _GAIN)
     with saved_figure(path, *figure_size(lines, width=7.5, height=5.4)) as figure:
         axes = figure.add_subplot(xlabel=_LOSS_LABEL.format(arrow="←"), ylabel=_GAIN_LABEL)
@@ -57,14 +52,12 @@ def save_frontier(
         _show(axes, "x", view, _LOSS)
         axes.axvline(0, color=_FAINT, zorder=1)
         crosses = [_cross(metrics) for metrics in results.values()]
-        for line, cross in zip(lines, crosses, strict=True):
-            for bar in cross:
+        for line, bars in zip(lines, crosses, strict=True):
+            for bar in bars:
                 colour = line.style.on_white
                 axes.plot(*zip(*bar, strict=True), color=colour, linewidth=0.9, zorder=4)
-        level = next(iter(results.values()))["intervals"]["level"]
-        note = (
-            f"{_NOTE}, the cross its {100 * level:g} % intervals{_narrowed(view, 'to the right')}"
-        )
+        level = f"{100 * next(iter(results.values()))['intervals']['level']:g} %"
+        note = f"{_NOTE}, the cross its {level} intervals{_narrowed(view, 'to the right')}"
         _draw(axes, "What was gained against what was lost", note, lines)
         add_legend(figure, lines)
         figure.draw_without_rendering()
@@ -108,6 +101,15 @@ def save_dynamics(
             if quantity == _LOSS and budget is not None:
                 _draw_budget(axes, labels, budget, "y")
             label_lines(axes, labels, lines)
+
+
+def _require_general_text(results: Mapping[str, Metrics]) -> None:
+    for name, metrics in results.items():
+        if metrics[_LOSS] is None:
+            raise InputError(
+                f"{name} was measured without general text, so it has no DG to draw: leave it out, "
+                "or evaluate it with general text"
+            )
 
 
 def _cross(metrics: Metrics) -> tuple[list[Point], list[Point]]:

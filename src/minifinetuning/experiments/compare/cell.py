@@ -1,6 +1,7 @@
 """One cell of a comparison: a method at a learning rate and a seed, and where its result lies."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from minifinetuning.config import ComparisonConfig, DataConfig, ModelConfig
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare.methods import Method
+from minifinetuning.experiments.texts import Texts, read_texts
 
 __all__ = ["Cell", "Settings", "chosen_options", "result_of"]
 
@@ -33,6 +35,22 @@ class Settings:
     def reference(self) -> Path:
         """Where the scores of the starting model are kept."""
         return self.folder / "reference.json"
+
+    def texts(self, method: Method, *, progress: bool, say: Callable[[str], None]) -> Texts:
+        """What a method is trained and measured on: read, or found in the cache."""
+        data = self.data
+        return read_texts(
+            self.model,
+            data,
+            data.data,
+            data.general,
+            seed=self.training["seed"],
+            replay=method.replay_sources(data.replay or data.general),
+            new_data_fraction=self.training["new_data_fraction"],
+            with_fisher=method.ewc,
+            progress=progress,
+            say=say,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Everything that the results depend on and all cells share, as JSON says it."""

@@ -18,7 +18,7 @@ from minifinetuning.experiments.adaptation import trained
 from minifinetuning.experiments.blend import blend_points
 from minifinetuning.experiments.compare.cell import Cell, Settings
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
-from minifinetuning.experiments.texts import Texts, read_texts
+from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
 from minifinetuning.trainer import MFTTrainer
 
@@ -34,39 +34,36 @@ def run_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
     The step kept is the one of least specialized perplexity, step 0 included. Raises InputError
     and TrainingDivergedError as training does.
     """
-    method, data = cell.method, settings.data
-    texts = read_texts(
-        settings.model,
-        data,
-        data.data,
-        data.general,
-        seed=settings.training["seed"],
-        replay=method.replay_sources(data.replay or data.general),
-        new_data_fraction=settings.training["new_data_fraction"],
-        with_fisher=method.ewc,
-        progress=False,
-        say=_nothing,
-    )
-    run = settings.folder / "runs" / cell.name
+    folder = settings.folder / "runs" / cell.name
+    try:
+        result = _result(cell, settings, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_atomically(cell.path(settings), result)
+    return result
+
+
+def _result(cell: Cell, settings: Settings, folder: Path) -> dict[str, Any]:
+    method = cell.method
+    texts = settings.texts(method, progress=False, say=_nothing)
     options = settings.training | method.options(settings.training) | _own(cell, settings)
-    training = ComparisonConfig(**options, output_dir=str(run))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     trainer, metrics = trained(
         settings.model,
         AdapterConfig(method.adapter, settings.rank),
         texts,
-        training,
+        ComparisonConfig(**options, output_dir=str(folder)),
         reference=_reference(settings),
     )
+    memory = _peak_memory_bytes()
     assert trainer.reference is not None
     record = {"settings": settings.identity(), "scores": scores_record(trainer.reference)}
     write_atomically(settings.reference, record)
-    memory = _peak_memory_bytes()
     measured = Measured.of(trainer)
     if method.blend:
-        measured = _blended(trainer, settings, texts, run / "tuned")
-    result = metrics | {
+        measured = _blended(trainer, settings, texts, folder / "tuned")
+    return metrics | {
         "method": method.name,
         "learning_rate": cell.learning_rate,
         "seeds": [cell.seed],
@@ -78,9 +75,6 @@ def run_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
         "scores": scores_record(measured.scores),
         "cell": cell.identity(settings),
     }
-    write_atomically(cell.path(settings), result)
-    shutil.rmtree(run, ignore_errors=True)
-    return result
 
 
 def _nothing(summary: str) -> None:

@@ -23,6 +23,8 @@ Executor = Callable[[Cell, Settings], str | None]
 # nothing that one cell leaves in memory is counted with the next.
 _PRELOADED = ["minifinetuning.experiments.compare.cell_run"]
 
+_SECONDS_TO_END = 60
+
 
 def in_this_process(cell: Cell, settings: Settings) -> str | None:
     """Run the cell here and now; returns why it failed, or None."""
@@ -51,12 +53,12 @@ def in_a_process(cell: Cell, settings: Settings) -> str | None:
     sender.close()
     try:
         reason: str | None = receiver.recv()
+        process.join(timeout=_SECONDS_TO_END)
     except EOFError:
         process.join()
         reason = f"its process ended with exit code {process.exitcode}"
     finally:
-        if process.is_alive() and not receiver.closed:
-            process.join(timeout=30)
+        # Where this process is interrupted, the other is not left behind.
         process.terminate()
         process.join()
     return reason

@@ -3,93 +3,22 @@
 import json
 import logging
 import shutil
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from minifinetuning.config import ComparisonConfig, DataConfig, ModelConfig
-from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.compare.cell import (
-    Cell,
-    Settings,
-    chosen_options,
-    result_of,
-)
-from minifinetuning.experiments.compare.methods import Method, learning_rate, parsed_methods
+from minifinetuning.experiments.compare.cell import Cell, result_of
+from minifinetuning.experiments.compare.comparison import Comparison
+from minifinetuning.experiments.compare.methods import Method
 from minifinetuning.experiments.compare.processes import Executor, in_a_process
 from minifinetuning.experiments.compare.report import write_report
 from minifinetuning.experiments.compare.rows import rows
-from minifinetuning.experiments.texts import read_texts
+from minifinetuning.experiments.texts import to_standard_error
 from minifinetuning.files import write_atomically
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["compare", "measured"]
 
 logger = logging.getLogger(__name__)
-
-BUDGET = 1.0
-"""DG in % that a recommendation keeps to where nobody has said another."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared: methods x learning rates x seeds under common settings.
-
-    `budget` is the DG in % that the recommendation keeps to; no run is stopped by it.
-    """
-
-    settings: Settings
-    methods: Sequence[Method]
-    learning_rates: Sequence[float]
-    seeds: int
-    budget: float
-
-    @property
-    def cells(self) -> list[Cell]:
-        """In the order that they are run: a seed after the other, so that there is soon a table."""
-        first = self.settings.training["seed"]
-        return [
-            Cell(method, rate, first + number)
-            for number in range(self.seeds)
-            for method in self.methods
-            for rate in ([method.learning_rate] if method.learning_rate else self.learning_rates)
-        ]
-
-
-def comparison_of(
-    model: ModelConfig,
-    data: DataConfig,
-    training: ComparisonConfig,
-    *,
-    methods: str,
-    learning_rates: str | None = None,
-    seeds: int = 1,
-    rank: int = 8,
-) -> Comparison:
-    """A comparison from what a person types; `training` is common to all methods.
-
-    Its max_degeneralization is the budget, 1 % where nothing is said. Raises InputError for names
-    and numbers that cannot be, and for options that belong to single methods.
-    """
-    for name in ("objective", "replay_objective"):
-        if getattr(training, name) != getattr(ComparisonConfig(output_dir="."), name):
-            raise InputError(f"--{name} is each method's own here: name it in --methods")
-    if seeds < 1:
-        raise InputError(f"--seeds must be at least 1, got {seeds}")
-    parsed = parsed_methods(methods)
-    if any(method.replay for method in parsed):
-        passes = training.gradient_accumulation_steps
-        Mixture.of(training.new_data_fraction, training.per_device_train_batch_size, passes, 1)
-    settings = Settings(model, data, rank, chosen_options(training), Path(str(training.output_dir)))
-    rates = [training.learning_rate]
-    if learning_rates is not None:
-        rates = [
-            learning_rate(text.strip(), "--learning_rates") for text in learning_rates.split(",")
-        ]
-    return Comparison(settings, parsed, rates, seeds, training.max_degeneralization or BUDGET)
 
 
 def compare(
@@ -153,28 +82,17 @@ def _is_text(general: list[str] | None) -> bool:
 
 def _read_texts_once(comparison: Comparison) -> None:
     """Tokenize, or have the model write, what the cells then find in the cache; and say what."""
-    settings, data = comparison.settings, comparison.settings.data
+    settings = comparison.settings
     said: set[str] = set()
 
     def say(summary: str) -> None:
         if summary not in said:
-            print(summary, file=sys.stderr)
+            to_standard_error(summary)
         said.add(summary)
 
+    progress = not settings.training.get("disable_tqdm")
     for replay, ewc in sorted({(method.replay or "", method.ewc) for method in comparison.methods}):
-        method = Method("", replay=replay or None, ewc=ewc)
-        read_texts(
-            settings.model,
-            data,
-            data.data,
-            data.general,
-            seed=settings.training["seed"],
-            replay=method.replay_sources(data.replay or data.general),
-            new_data_fraction=settings.training["new_data_fraction"],
-            with_fisher=ewc,
-            progress=not settings.training.get("disable_tqdm"),
-            say=say,
-        )
+        settings.texts(Method("", replay=replay or None, ewc=ewc), progress=progress, say=say)
 
 
 def _run(missing: list[Cell], comparison: Comparison, executor: Executor) -> dict[str, str]:

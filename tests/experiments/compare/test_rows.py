@@ -1,0 +1,65 @@
+"""Seeds pooled to one row, and scores that survive JSON to the last bit."""
+
+import json
+
+import pytest
+import torch
+
+from minifinetuning.evaluation import TextScores
+from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.experiments.compare.scores import scores_from, scores_record
+from minifinetuning.metrics import SequenceLosses
+
+
+def scores(shift):
+    tokens = torch.tensor([10, 20, 30])
+    return {
+        name: TextScores(SequenceLosses((3.0 - sign * shift) * tokens.double(), tokens))
+        for name, sign in (("specialized", 1), ("general", -0.1))
+    }
+
+
+def result(method, rate, seed, shift):
+    history = [{"step": 0, "specialization": 0.0}, {"step": 9, "specialization": 100 * shift}]
+    return {
+        **{"method": method, "learning_rate": rate, "seeds": [seed], "step": 9, "last_step": 9},
+        **{"configuration": {}, "data": {}, "versions": {}, "device": "cpu", "history": history},
+        **{"tokens_per_second": 100.0 * seed, "peak_memory_bytes": seed, "cell": {}},
+        **{
+            "trainable_parameters": 7,
+            "specialization": -1.0,
+            "scores": scores_record(scores(shift)),
+        },
+    }
+
+
+def test_scores_come_back_as_they_were():
+    made = scores(0.1234567890123456789)
+    again = scores_from(json.loads(json.dumps(scores_record(made))))
+    for name, score in made.items():
+        likelihood = again[name].losses.negative_log_likelihood
+        assert torch.equal(likelihood, score.losses.negative_log_likelihood)
+        assert torch.equal(again[name].losses.tokens, score.losses.tokens)
+        assert again[name].forward_kl is None
+
+
+def test_seeds_are_one_row_and_learning_rates_are_several():
+    results = [
+        result("ft", 1e-5, 1, 0.10),
+        result("mft", 1e-5, 1, 0.05),
+        result("ft", 1e-5, 2, 0.20),
+        result("ft", 3e-5, 1, 0.30),
+    ]
+    table = rows(results, scores_record(scores(0.0)))
+    assert list(table) == ["ft @ 1e-05", "mft", "ft @ 3e-05"]
+    pooled = table["ft @ 1e-05"]
+    perplexities = [scores(shift)["specialized"].perplexity for shift in (0.0, 0.10, 0.20)]
+    expected = [100 * (1 - tuned / perplexities[0]) for tuned in perplexities[1:]]
+    assert pooled["specialization"] == pytest.approx(sum(expected) / 2)
+    assert pooled["tuned"]["specialized_perplexity"] == pytest.approx(sum(perplexities[1:]) / 2)
+    assert pooled["seeds"] == [1, 2]
+    assert pooled["history"][1] == {"step": 9, "specialization": pytest.approx(15.0)}
+    assert (pooled["tokens_per_second"], pooled["peak_memory_bytes"]) == (150.0, 2)
+    # A single run is reported as it was measured.
+    assert table["mft"]["specialization"] == -1.0
+    assert not {"cell", "scores"} & table["mft"].keys()
