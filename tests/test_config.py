@@ -3,8 +3,7 @@
 import pytest
 from transformers import TrainingArguments
 
-from minifinetuning import config
-from minifinetuning.config import MFTConfig, ReferenceConfig
+from minifinetuning.config import MFTConfig, ReferenceConfig, training
 from minifinetuning.errors import InputError
 
 
@@ -78,7 +77,7 @@ def test_tau_may_be_any_probability(folder, tau):
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_bfloat16_is_chosen_by_the_device_unless_it_is_said(folder, monkeypatch, pays):
-    monkeypatch.setattr(config, "bfloat16_pays", lambda use_cpu: pays)
+    monkeypatch.setattr(training, "bfloat16_pays", lambda use_cpu: pays)
     assert MFTConfig(output_dir=folder).bf16 == pays
     assert MFTConfig(output_dir=folder, bf16=False).bf16 is False
     assert MFTConfig(output_dir=folder, bf16=True).bf16 is True

@@ -173,7 +173,7 @@ def test_losses_of_different_sequences_are_refused(tokens):
 
 
 def runs_of(shifts, count=60, seed=3):
-    """(reference, tuned) losses of runs that lower each token's loss by a shift in nats, and noise."""
+    """(reference, tuned) losses of runs that lower each token's loss by a shift, with noise."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(50, 100, (count,), generator=generator)
     reference = 3.0 * tokens + 10 * torch.randn(count, generator=generator, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """What a run must be given: each rule that ties an option to a text, checked before any work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 from minifinetuning.config import MFTConfig
 from minifinetuning.data.batches import Sequences
@@ -32,15 +32,20 @@ def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
         )
 
 
-def required_mixture(args: MFTConfig, replay: object | None) -> Mixture | None:
+def required_mixture(
+    args: MFTConfig, replay: object | None, train: object | None = None
+) -> Mixture | None:
     """How new and replayed sequences share a step; None without replayed text.
 
-    Raises InputError where --new_data_fraction or --replay_objective do not fit the batch.
+    Raises InputError where --new_data_fraction or --replay_objective do not fit the batch, and for
+    a training text of unknown length, which cannot be mixed.
     """
     if replay is None:
         if args.replay_objective is not None:
             raise InputError("--replay_objective needs replayed text: give it as --replay")
         return None
+    if not all(isinstance(text, Sized) for text in (train, replay) if text is not None):
+        raise InputError("replay needs training texts of known length: give datasets that have it")
     mixture = Mixture.of(
         args.new_data_fraction,
         args.train_batch_size,

@@ -261,8 +261,8 @@ def _write(
 
 
 def _draw(metrics: dict[str, Any], path: Path) -> None:
-    """The points as the picture of a run draws its evaluations; what has no steps shows none."""
-    points = [{**point, "step": 0} for point in metrics["points"]]
+    """The points as the picture of a run draws its evaluations: the start is where step is 0."""
+    points = [{**point, "step": int(point["coefficient"] > 0)} for point in metrics["points"]]
     name = f"c = {metrics['coefficient']:g}"
     budget = metrics["configuration"]["max_degeneralization"]
-    save_frontier({name: {**metrics, "step": 0, "history": points}}, path, budget=budget)
+    save_frontier({name: {**metrics, "step": 1, "history": points}}, path, budget=budget)

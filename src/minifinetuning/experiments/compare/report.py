@@ -36,7 +36,7 @@ def write_report(rows: Mapping[str, Metrics], budget: float, folder: Path) -> No
     for kind in ("png", "svg"):
         if has_general:
             save_frontier(rows, folder / f"frontier.{kind}", budget=budget)
-        save_dynamics(rows, folder / f"dynamics.{kind}")
+        save_dynamics(rows, folder / f"dynamics.{kind}", budget=budget)
     write_atomically(folder / "comparison.html", comparison_page(rows, budget, _title(rows)))
 
 

@@ -1,4 +1,4 @@
-"""The configuration: transformers' TrainingArguments with a few fields and the paper's defaults."""
+"""`MFTConfig`: transformers' TrainingArguments with a few fields and the paper's defaults."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -18,106 +18,10 @@ from minifinetuning.objectives import (
     needs_teacher,
 )
 
-__all__ = [
-    "AdapterConfig",
-    "CacheConfig",
-    "ComparisonConfig",
-    "DataConfig",
-    "GeneralConfig",
-    "MFTConfig",
-    "ModelConfig",
-    "ReferenceConfig",
-    "TextConfig",
-]
+__all__ = ["AUTO", "MFTConfig", "bfloat16_pays"]
 
 AUTO = "auto"
-
-
-@dataclass
-class ModelConfig:
-    """The model that is adapted."""
-
-    _argument_group_name: ClassVar[str] = "model"
-
-    model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
-    dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "The dtype that the weights are held in: float32, bfloat16, float16, auto."
-        },
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run Python code that the model's folder brings along."}
-    )
-
-
-@dataclass
-class AdapterConfig:
-    """An adapter in place of full finetuning."""
-
-    _argument_group_name: ClassVar[str] = "adapter"
-
-    adapter: str | None = field(
-        default=None,
-        metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
-    )
-    rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
-
-
-@dataclass(kw_only=True)
-class TextConfig:
-    """How texts are read, split by document and packed into sequences."""
-
-    _argument_group_name: ClassVar[str] = "text"
-
-    text_field: str | None = field(
-        default=None, metadata={"help": "The column of text, where a table has several."}
-    )
-    skip_unreadable: bool = field(
-        default=False,
-        metadata={"help": "Skip binary and non-UTF-8 files in place of refusing them."},
-    )
-    train_tokens: str = field(
-        default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
-    )
-    validation_tokens: str = field(
-        default="0.5M",
-        metadata={
-            "help": "Validation tokens at most, of each text; 10 %% of it where that is less."
-        },
-    )
-    sequence_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of a sequence; where nothing is said 2048, or the model's limit."
-        },
-    )
-
-
-@dataclass(kw_only=True)
-class DataConfig(TextConfig):
-    """The texts of a run: the specialized one, and general text to measure forgetting on."""
-
-    data: list[str] = field(
-        metadata={"help": "The specialized text: files, folders, globs or a datasets id."}
-    )
-    general: list[str] | None = field(
-        default=None,
-        metadata={"help": "General text: what forgetting (DG) is measured on, never trained on."},
-    )
-    replay: list[str] | None = field(
-        default=None,
-        metadata={"help": "General text to train on beside the other; self: written by the model."},
-    )
-
-
-@dataclass(kw_only=True)
-class GeneralConfig(TextConfig):
-    """The text that a reference is prepared on."""
-
-    general: list[str] = field(
-        metadata={"help": "The general text: files, folders, globs or a datasets id."}
-    )
+"""The tau that has still to be chosen."""
 
 
 @dataclass
@@ -368,82 +272,6 @@ class MFTConfig(TrainingArguments):
             for name, value in self.to_dict().items()
             if name in own or value != default.get(name)
         }
-
-
-@dataclass
-class ReferenceConfig(MFTConfig):
-    """Light tuning on general text: one epoch of plain finetuning, stopped once it no longer helps.
-
-    The paper's section 3.1 ("Process"): at most 4M unique tokens of general text, and the
-    checkpoint of least validation perplexity. Step 0, the model as given, is a candidate.
-    """
-
-    objective: str = field(default="ft", metadata={"help": "What is trained."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the general text."})
-    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
-    patience: int = field(
-        default=3, metadata={"help": "Evaluations without a lower perplexity before it stops."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.save_steps != self.eval_steps:
-            # A step that is not saved cannot be kept, and would only use up patience.
-            raise InputError(
-                f"--save_steps ({self.save_steps}) and --eval_steps ({self.eval_steps}) must be "
-                "the same where a reference is prepared"
-            )
-        super().__post_init__()
-
-    @property
-    def watches_forgetting(self) -> bool:
-        """The model that this run departs from is not one to stay close to."""
-        return False
-
-
-@dataclass
-class ComparisonConfig(MFTConfig):
-    """What all runs of a comparison have in common: they are measured, and none is kept."""
-
-    save_strategy: str = field(default="no", metadata={"help": "Nothing is saved."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Nothing is loaded."})
-
-
-@dataclass
-class CacheConfig:
-    """What a teacher's cache is made for: the options that must be those of the training."""
-
-    _argument_group_name: ClassVar[str] = "cache"
-
-    teacher_cache: str = field(
-        default="auto",
-        metadata={
-            "help": "hidden, expected, or the folder that it goes to; auto: the smallest step."
-        },
-    )
-    freeze_head: bool = field(
-        default=False, metadata={"help": "The training will have --freeze_head."}
-    )
-    new_data_fraction: float = field(
-        default=0.5, metadata={"help": "With --replay: the share of new sequences in training."}
-    )
-    per_device_train_batch_size: int = field(
-        default=4, metadata={"help": "Sequences of a forward pass."}
-    )
-    bf16: bool | None = field(
-        default=None,
-        metadata={"help": "bfloat16 autocast; if not said, wherever the device is fast at it."},
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the split."})
-
-    def __post_init__(self) -> None:
-        if self.teacher_cache == "none":
-            raise InputError(
-                "--teacher_cache none leaves nothing to compute: give auto, hidden, expected or "
-                "a folder"
-            )
-        require_known(self.teacher_cache)
-        if self.bf16 is None:
-            self.bf16 = bfloat16_pays()
 
 
 def bfloat16_pays(use_cpu: bool = False) -> bool:

@@ -1,0 +1,93 @@
+"""What a run starts from: the model, an adapter, and texts."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+__all__ = ["AdapterConfig", "DataConfig", "GeneralConfig", "ModelConfig", "TextConfig"]
+
+
+@dataclass
+class ModelConfig:
+    """The model that is adapted."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "The dtype that the weights are held in: float32, bfloat16, float16, auto."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the model's folder brings along."}
+    )
+
+
+@dataclass
+class AdapterConfig:
+    """An adapter in place of full finetuning."""
+
+    _argument_group_name: ClassVar[str] = "adapter"
+
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
+    )
+    rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
+
+
+@dataclass(kw_only=True)
+class TextConfig:
+    """How texts are read, split by document and packed into sequences."""
+
+    _argument_group_name: ClassVar[str] = "text"
+
+    text_field: str | None = field(
+        default=None, metadata={"help": "The column of text, where a table has several."}
+    )
+    skip_unreadable: bool = field(
+        default=False,
+        metadata={"help": "Skip binary and non-UTF-8 files in place of refusing them."},
+    )
+    train_tokens: str = field(
+        default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
+    )
+    validation_tokens: str = field(
+        default="0.5M",
+        metadata={
+            "help": "Validation tokens at most, of each text; 10 %% of it where that is less."
+        },
+    )
+    sequence_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a sequence; where nothing is said 2048, or the model's limit."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class DataConfig(TextConfig):
+    """The texts of a run: the specialized one, and general text to measure forgetting on."""
+
+    data: list[str] = field(
+        metadata={"help": "The specialized text: files, folders, globs or a datasets id."}
+    )
+    general: list[str] | None = field(
+        default=None,
+        metadata={"help": "General text: what forgetting (DG) is measured on, never trained on."},
+    )
+    replay: list[str] | None = field(
+        default=None,
+        metadata={"help": "General text to train on beside the other; self: written by the model."},
+    )
+
+
+@dataclass(kw_only=True)
+class GeneralConfig(TextConfig):
+    """The text that a reference is prepared on."""
+
+    general: list[str] = field(
+        metadata={"help": "The general text: files, folders, globs or a datasets id."}
+    )

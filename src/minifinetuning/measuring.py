@@ -1,0 +1,220 @@
+"""A Trainer that measures forgetting: S, DG and DG/S while it trains, and a budget for them."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
+from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
+from minifinetuning.config import MFTConfig
+from minifinetuning.data.batches import Sequences
+from minifinetuning.errors import InputError, TrainingDivergedError
+from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, measurements, text_scores
+from minifinetuning.requirements import named_texts, require_measurable
+from minifinetuning.teachers import Teacher
+
+__all__ = ["MeasuringTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class MeasuringTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer with the evaluation of gain and loss in place of its own.
+
+    `reference` are the scores of the starting weights, `scores_by_step` those of each evaluation,
+    `budget` the callback that stops the run. Where there is no general text, `watches_kl` says that
+    KL(p_T || p_S) on the specialized text is followed instead, from `_watched_teacher`.
+    """
+
+    args: MFTConfig
+    model: PreTrainedModel | PeftModel
+    eval_dataset: dict[str, Sequences] | None
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: MFTConfig,
+        eval_dataset: Sequences | Mapping[str, Sequences] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        texts = named_texts(eval_dataset)
+        require_measurable(args, with_general=texts is not None and GENERAL in texts)
+        self.budget = Budget(args.max_degeneralization, args.target_specialization)
+        start = StartingPoint(self._save_starting_weights, self._reference_perplexity)
+        super().__init__(
+            model=model,
+            args=args,
+            eval_dataset=texts,
+            callbacks=[self.budget, start, *(callbacks or [])],
+            **kwargs,
+        )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressLine())
+        self.reference: dict[str, TextScores] | None = None
+        self.scores_by_step: dict[int, dict[str, TextScores]] = {}
+        without_general = texts is not None and GENERAL not in texts
+        self.watches_kl = args.watches_forgetting and without_general
+        if self.watches_kl:
+            logger.warning(
+                "no general text: DG cannot be measured; KL(p_T || p_S) on the specialized "
+                "validation text is logged in its place"
+            )
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Perplexities, S and DG in %, DG/S, against the reference; logged like any evaluation.
+
+        `selection_perplexity` is what the best checkpoint is chosen by: the specialized perplexity,
+        or infinite where the forgetting budget is broken or the step is not saved.
+        """
+        start = time.perf_counter()
+        own = eval_dataset is None
+        scores = self.scores(eval_dataset)
+        if own:
+            self.reference = self.reference or scores
+            self.scores_by_step[self.state.global_step] = scores
+        values = self._measured(scores, self.reference if own else None)
+        values["runtime"] = time.perf_counter() - start
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self._require_finite(values["loss"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def scores(self, texts: Any = None) -> dict[str, TextScores]:
+        """The model as it is now on each validation text, sequence by sequence."""
+        named = self.eval_dataset if texts is None else named_texts(texts)
+        if not named:
+            raise InputError("no validation text: pass eval_dataset")
+        teacher = self._watched_teacher(own=texts is None) if self.watches_kl else None
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        return {
+            name: self._summed(
+                text_scores(
+                    self.accelerator.unwrap_model(self.model),
+                    text,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    teacher=teacher if name == SPECIALIZED else None,
+                    autocast=self.accelerator.autocast(),
+                    process=(rank, world_size),
+                    description=None if self.args.disable_tqdm or rank else f"evaluating: {name}",
+                )
+            )
+            for name, text in named.items()
+        }
+
+    def _watched_teacher(self, *, own: bool) -> Teacher | None:
+        """What the divergence is measured from; `own` where it is of the run's validation text."""
+        return None
+
+    def _summed(self, scores: TextScores) -> TextScores:
+        """Each process scored its share and left zeros elsewhere."""
+        if self.accelerator.num_processes == 1:
+            return scores
+
+        def over_processes(values: Tensor) -> Tensor:
+            whole: Tensor = self.accelerator.reduce(values.to(self.accelerator.device))
+            return whole.cpu()
+
+        losses = type(scores.losses)(
+            over_processes(scores.losses.negative_log_likelihood),
+            over_processes(scores.losses.tokens),
+        )
+        kl = scores.forward_kl
+        return TextScores(losses, None if kl is None else over_processes(kl))
+
+    def _measured(
+        self, scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None
+    ) -> dict[str, float]:
+        values = measurements(scores, reference)
+        if "specialization" in values:
+            lost = values.get("degeneralization")
+            eligible = within_budget(lost, self.args.max_degeneralization) and self._is_saved()
+            perplexity = values[f"{SPECIALIZED}_perplexity"]
+            values["selection_perplexity"] = perplexity if eligible else math.inf
+        return values
+
+    def _is_saved(self) -> bool:
+        """Whether a checkpoint follows this evaluation: a step that is not saved cannot be kept."""
+        by_steps = self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
+        return not (self.is_in_train and by_steps) or self.control.should_save
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train as Trainer does, the reference measured first, on the weights training starts from.
+
+        `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(require_checkpoint(self._folder))
+        self._make_ready()
+        if self.eval_dataset is not None and self.reference is None:
+            self.reference = self.scores()
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _make_ready(self) -> None:
+        """What has to be done on the starting weights, before anything changes them."""
+
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None, "TrainingArguments gives it a name"
+        return Path(self.args.output_dir)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model holds once training has ended: the best one's."""
+        best = self.state.best_model_checkpoint
+        if not (self.args.load_best_model_at_end and best):
+            return int(self.state.global_step)
+        return int(Path(best).name.rpartition("-")[2])
+
+    def kept_scores(self) -> dict[str, TextScores]:
+        """The scores of the kept step: remembered, or measured again in a resumed run."""
+        if self.kept_step == 0 and self.reference is not None:
+            return self.reference
+        return self.scores_by_step.get(self.kept_step) or self.scores()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as Trainer does; a loss that is not finite ends the run."""
+        if "loss" in logs:
+            self._require_finite(logs["loss"])
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._require_finite(float(self._tr_loss))
+        super()._save_checkpoint(model, trial)
+
+    def _save_starting_weights(self, folder: Path) -> None:
+        self.save_model(str(folder))
+
+    def _reference_perplexity(self) -> float:
+        return math.inf if self.reference is None else self.reference[SPECIALIZED].perplexity
+
+    def _require_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        kept = last_complete_checkpoint(self._folder)
+        raise TrainingDivergedError(
+            f"the loss is {loss} at step {self.state.global_step}: lower --learning_rate "
+            f"(it is {self.args.learning_rate}); "
+            + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet")
+        )
