@@ -440,7 +440,7 @@ def test_tau_is_chosen_within_a_budget(
     )
     assert main(words) == 0
     shown = capsys.readouterr().out
-    for said in ("| τ ", "budget 50", "chosen", "no part in the choice", "S %"):
+    for said in ("| τ ", "budget of 50 %", "chosen", "no part in the choice", "S %"):
         assert said in shown
     assert main([*command(model_folder, texts, tmp_path / "other", tau="auto")]) == 2
     assert "--max_degeneralization" in sentence_of(capsys.readouterr().err)

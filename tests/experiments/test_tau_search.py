@@ -13,6 +13,7 @@ from minifinetuning.experiments.tau_search import (
     Pilot,
     adapt_with_chosen_tau,
     best_tau,
+    growth_exponent,
     tau_within,
 )
 from minifinetuning.experiments.texts import Texts
@@ -42,8 +43,16 @@ def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
 def test_a_budget_that_no_tau_keeps_is_refused():
     pilots = tau_within(1.0, lambda tau: Pilot(tau, 1.0, 5.0 + tau))
     assert len(pilots) == 6
-    with pytest.raises(InputError, match=r"no tau keeps DG within 1 % \(tau 0.0078125 lost 5.01 %"):
+    with pytest.raises(InputError, match=r"within 1 % \(tau 0.0078125 lost 5.01 %"):
         best_tau(pilots, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("half", "whole", "growth"),
+    [(0.5, 1.0, 1.0), (0.5, 0.5, 0.0), (1.0, 0.5, 0.0), (0.1, 0.8, 2.0), (-0.1, 0.4, 1.0)],
+)
+def test_growth_is_that_of_two_pilots_within_reason(half, whole, growth):
+    assert growth_exponent(Pilot(0.25, 1.0, half), Pilot(0.25, 2.0, whole)) == growth
 
 
 def test_the_largest_gain_is_taken_even_at_a_smaller_tau():
@@ -94,6 +103,7 @@ def test_a_run_with_a_chosen_tau_says_what_was_tried(
     assert taus == sorted(taus)
     assert metrics["configuration"]["tau"] == search["tau"] in taus
     assert metrics["degeneralization"] <= 30.0
+    assert search["pilot_budget"] == pytest.approx(30.0 * 0.25 ** search["growth"])
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
     # One teacher computed for all runs: the training text, once.
     assert len({path.parent for path in own_cache.rglob("part-*.safetensors")}) == 1
@@ -111,7 +121,7 @@ def test_a_run_with_a_chosen_tau_says_what_was_tried(
 
 @pytest.mark.filterwarnings("default")
 def test_a_budget_that_cannot_be_kept_leaves_nothing(run, tmp_path):
-    with pytest.raises(InputError, match="no tau keeps DG within 1e-06 %"):
+    with pytest.raises(InputError, match="no tau keeps DG of the pilot runs within"):
         run(1e-6, learning_rate=1e-1)
     assert not (tmp_path / "out/metrics.json").exists()
 

@@ -45,7 +45,7 @@ class ComparisonOptions:
     _argument_group_name: ClassVar[str] = "comparison"
 
     methods: str = field(
-        default="ft,mft,lora,lora+mft",
+        default="ft,mft,lora@3e-4,lora+mft@3e-4",
         metadata={
             "help": "Objectives, adapters, replay, self_replay, ewc and blend, joined by +; "
             "@3e-4 is a learning rate of its own."

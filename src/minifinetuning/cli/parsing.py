@@ -18,6 +18,15 @@ _COMMON_TRAINING_FIELDS = {
 }
 
 
+_FIXED = {
+    "compare": {
+        *("objective", "replay_objective", "target_specialization"),
+        *("save_steps", "resume_from_checkpoint"),
+    },
+}
+"""What a verb decides by itself."""
+
+
 def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
     """Instances of the verb's dataclasses, from the options or from one YAML file of them.
 
@@ -42,10 +51,12 @@ def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
     )
     rare = {name for kind in training for name in kind.__dataclass_fields__}
     for action in parser._actions:
-        # HfArgumentParser adds a --no_ twin to every flag that is on by default.
         if action.dest == "tau":
             action.type = _number_or_auto
-        if action.dest in rare - _COMMON_TRAINING_FIELDS or "--no_" in str(action.option_strings):
+        # HfArgumentParser adds a --no_ twin to every flag that is on by default.
+        if action.dest in rare - _COMMON_TRAINING_FIELDS | _FIXED.get(
+            verb, set()
+        ) or "--no_" in str(action.option_strings):
             action.help = argparse.SUPPRESS
     if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
         return _from_yaml(parser, arguments[0])

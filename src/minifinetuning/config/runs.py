@@ -46,6 +46,12 @@ class ComparisonConfig(MFTConfig):
 
     save_strategy: str = field(default="no", metadata={"help": "Nothing is saved."})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Nothing is loaded."})
+    max_degeneralization: float | None = field(
+        default=None,
+        metadata={
+            "help": "The DG in %% that the recommendation keeps to; 1 where nothing is said."
+        },
+    )
 
 
 @dataclass

@@ -20,9 +20,12 @@ from minifinetuning.experiments.texts import Texts
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import model_card
 
-__all__ = ["Pilot", "adapt_with_chosen_tau", "best_tau", "tau_within"]
+__all__ = ["Pilot", "adapt_with_chosen_tau", "best_tau", "growth_exponent", "tau_within"]
 
 logger = logging.getLogger(__name__)
+
+FIRST_TAU = 0.25
+"""The paper's."""
 
 PILOT_SHARE = 0.25
 """Steps of a pilot run, as a share of the full run's."""
@@ -46,10 +49,12 @@ def adapt_with_chosen_tau(
     """`adapt` with the tau of the largest S whose DG stays within `max_degeneralization` (%).
 
     The validation texts are cut in half. On their first halves pilot runs of a quarter of the steps
-    (one teacher's cache serves them all) bracket tau, and the full run chooses its step; it stops
-    where it breaks the budget all the same. On their second halves, which had no part in any
-    choice, the result is checked. Returns the content of metrics.json, which says what was tried as
-    `tau_search`. Raises InputError where no tau keeps within the budget.
+    (one teacher's cache serves them all) bracket tau. A longer run loses more, so theirs is a
+    smaller budget: the first pilot is run in half its steps too, and DG taken to grow with the
+    steps as it did between those two. The full run stops where it breaks the budget all the same.
+    On the second halves, which had no part in any choice, the result is checked. Returns the
+    content of metrics.json, which says what was tried as `tau_search`. Raises InputError where no
+    tau keeps within the budget.
     """
     require_folder(training)
     budget = training.max_degeneralization
@@ -57,20 +62,50 @@ def adapt_with_chosen_tau(
     first = {name: _half(text, 0) for name, text in texts.validation.items()}
     second = {name: _half(text, 1) for name, text in texts.validation.items()}
     selecting = replace(texts, validation=first)
-    steps = max(2, round(PILOT_SHARE * _full_steps(training, texts)))
-    reference: dict[str, TextScores] | None = None
+    full_steps = _full_steps(training, texts)
+    steps = max(2, round(PILOT_SHARE * full_steps))
+    pilot = _PilotRuns(model, adapter, selecting, training)
+    half, first_pilot = pilot(FIRST_TAU, steps // 2), pilot(FIRST_TAU, steps)
+    growth = growth_exponent(half, first_pilot)
+    pilot_budget = budget * (steps / full_steps) ** growth
+    pilots = tau_within(
+        pilot_budget, lambda tau: first_pilot if tau == FIRST_TAU else pilot(tau, steps)
+    )
+    tau = best_tau(pilots, pilot_budget)
+    logger.info("tau %g is taken for the full run", tau)
+    options = training.chosen() | {"tau": tau, **_shared_cache(training, adapter)}
+    full = type(training)(**options, output_dir=training.output_dir)
+    before = _starting_scores(model, second, full)
+    trainer, metrics = trained(model, adapter, selecting, full, reference=pilot.reference)
+    metrics["tau_search"] = {
+        "budget": budget,
+        "tau": tau,
+        "pilot_steps": steps,
+        "growth": growth,
+        "pilot_budget": pilot_budget,
+        "pilots": [vars(found) for found in pilots],
+        "held_out": comparison(before, trainer.scores(second)),
+    }
+    publish_result(trainer, metrics, model_card(metrics))
+    return metrics
 
-    def pilot(tau: float) -> Pilot:
-        nonlocal reference
+
+class _PilotRuns:
+    """Short runs of one training with other taus; the starting model is measured once."""
+
+    def __init__(
+        self, model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+    ) -> None:
+        self.model, self.adapter, self.texts, self.training = model, adapter, texts, training
+        self.reference: dict[str, TextScores] | None = None
+
+    def __call__(self, tau: float, steps: int) -> Pilot:
         with TemporaryDirectory() as folder:
+            short = _pilot_training(self.training, self.adapter, tau, steps, Path(folder))
             trainer, metrics = trained(
-                model,
-                adapter,
-                selecting,
-                _pilot_training(training, adapter, tau, steps, Path(folder)),
-                reference=reference,
+                self.model, self.adapter, self.texts, short, reference=self.reference
             )
-        reference = trainer.reference
+        self.reference = trainer.reference
         found = Pilot(tau, metrics["specialization"], metrics["degeneralization"])
         logger.info(
             "tau %g: S %.2f %%, DG %.2f %% after %d steps",
@@ -78,22 +113,15 @@ def adapt_with_chosen_tau(
         )
         return found
 
-    pilots = tau_within(budget, pilot)
-    tau = best_tau(pilots, budget)
-    logger.info("tau %g is taken for the full run", tau)
-    options = training.chosen() | {"tau": tau, **_shared_cache(training, adapter)}
-    full = type(training)(**options, output_dir=training.output_dir)
-    before = _starting_scores(model, second, full)
-    trainer, metrics = trained(model, adapter, selecting, full, reference=reference)
-    metrics["tau_search"] = {
-        "budget": budget,
-        "tau": tau,
-        "pilot_steps": steps,
-        "pilots": [vars(found) for found in pilots],
-        "held_out": comparison(before, trainer.scores(second)),
-    }
-    publish_result(trainer, metrics, model_card(metrics))
-    return metrics
+
+def growth_exponent(half: Pilot, whole: Pilot) -> float:
+    """g of DG ~ steps^g, from a pilot in half the steps of another with the same tau.
+
+    Between 0 and 2 whatever the two say; 1 where one of them lost nothing.
+    """
+    if min(half.degeneralization, whole.degeneralization) <= 0:
+        return 1.0
+    return min(2.0, max(0.0, math.log2(whole.degeneralization / half.degeneralization)))
 
 
 def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
@@ -102,7 +130,7 @@ def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
     From the paper's 0.25 tau is doubled (up to 1, finetuning) or halved until one pilot is within
     and the next beyond; what is left of the pilots halves the bracket, as a ratio.
     """
-    found = {0.25: pilot(0.25)}
+    found = {FIRST_TAU: pilot(FIRST_TAU)}
 
     def within(tau: float) -> bool:
         return found[tau].degeneralization <= budget
@@ -128,9 +156,9 @@ def best_tau(pilots: list[Pilot], budget: float) -> float:
     if not within:
         least = min(pilots, key=lambda pilot: pilot.degeneralization)
         raise InputError(
-            f"--tau auto: no tau keeps DG within {budget:g} % (tau {least.tau:g} lost "
-            f"{least.degeneralization:.2f} %): raise --max_degeneralization, or lower "
-            "--learning_rate"
+            f"--tau auto: no tau keeps DG of the pilot runs within {budget:.2g} % (tau "
+            f"{least.tau:g} lost {least.degeneralization:.2f} %): raise --max_degeneralization, or "
+            "lower --learning_rate"
         )
     return max(within, key=lambda pilot: pilot.specialization).tau
 

@@ -8,9 +8,10 @@ __all__ = ["tau_table"]
 def tau_table(metrics: Metrics) -> str:
     """The `tau_search` of a metrics.json as Markdown: each tau tried, and what came of it."""
     search = metrics["tau_search"]
-    rows = [["τ", "S %", f"DG % (budget {search['budget']:g})", ""]]
+    budget = search["pilot_budget"]
+    rows = [["τ", "S %", "DG %", ""]]
     for pilot in search["pilots"]:
-        note = "within" if pilot["degeneralization"] <= search["budget"] else "beyond"
+        note = "within" if pilot["degeneralization"] <= budget else "beyond"
         chosen = ", chosen" if pilot["tau"] == search["tau"] else ""
         figures = (f"{pilot[name]:.2f}" for name in ("specialization", "degeneralization"))
         rows.append([f"{pilot['tau']:g}", *figures, note + chosen])
@@ -18,7 +19,9 @@ def tau_table(metrics: Metrics) -> str:
     kept = "holds" if held_out["degeneralization"] <= search["budget"] else "does not hold"
     return (
         f"{markdown_table(rows)}\n\n"
-        f"Pilot runs of {search['pilot_steps']} steps each. After the full run, on text that had "
-        f"no part in the choice: S {percent(held_out, 'specialization')} %, "
-        f"DG {percent(held_out, 'degeneralization')} %, so the budget {kept} there."
+        f"Pilot runs of {search['pilot_steps']} steps each, held to DG ≤ {budget:.2g} %: at that "
+        f"growth (steps to the power of {search['growth']:.2g}) the full run comes to the budget "
+        f"of {search['budget']:g} %. After the full run, on text that had no part in the choice: S "
+        f"{percent(held_out, 'specialization')} %, DG {percent(held_out, 'degeneralization')} %, "
+        f"so the budget {kept} there."
     )

@@ -90,6 +90,8 @@ def _own(cell: Cell, settings: Settings) -> dict[str, Any]:
         # Many cells ask the same of the same teacher, even where each does so once.
         "teacher_cache": "hidden" if cache == "auto" else cache,
         "max_degeneralization": None,
+        "target_specialization": None,
+        "resume_from_checkpoint": None,
         "save_strategy": "no",
         "load_best_model_at_end": False,
         "overwrite_output_dir": True,
