@@ -89,6 +89,7 @@ class Cell:
             "method": self.method.name,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
+            "options": self.method.options(settings.training),
         }
         return own | settings.identity()
 

@@ -14,7 +14,7 @@ __all__ = ["ADAPTERS", "Method", "learning_rate", "parsed_methods"]
 ADAPTERS = ("lora", "dora", "ia3")
 _REPLAY, _SELF_REPLAY, _EWC, _BLEND = "replay", "self_replay", "ewc", "blend"
 
-EWC_LAMBDA = 100.0
+EWC_LAMBDA = 3000.0
 """Where nothing is said; see docs/defaults.md."""
 
 
