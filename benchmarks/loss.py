@@ -226,15 +226,22 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
-    cells = []
+    cells: list[dict[str, Any]] = []
+    table = ""
     for case in cases(arguments):
         print(f"{case.tokens:,} tokens x {case.vocabulary:,} …", flush=True)
         cells += cells_of(case, arguments.rounds, arguments.losses)
+        # A long sweep that is stopped leaves what it has measured.
+        table = report_of(arguments, cells).write(arguments.output)
+    print(table)
+
+
+def report_of(arguments: argparse.Namespace, cells: list[dict[str, Any]]) -> Report:
     on_gpu = arguments.device == "cuda"
     dtype = harness.dtype_name(harness.products_dtype(arguments.dtype, arguments.device))
     header = ["tokens x vocabulary", "objective", "loss", "forward", "backward", "full"]
     header += ["full / ours", "peak memory"] + (["of copy bandwidth"] if on_gpu else [])
-    report = Report(
+    return Report(
         name=arguments.name or "loss",
         title="The loss alone, beside peers",
         text=(
@@ -253,7 +260,6 @@ def main(argv: list[str] | None = None) -> None:
         draw=lambda figure: draw(figure, cells),
         figure_size=(11, 5.2),
     )
-    print(report.write(arguments.output))
 
 
 def _notes(device: str) -> list[str]:

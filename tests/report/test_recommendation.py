@@ -149,3 +149,15 @@ def test_it_agrees_with_a_search_by_hand(trial):
 def test_nothing_to_compare_is_said_so():
     with pytest.raises(InputError, match="no result to compare"):
         recommendation({}, budget=1)
+
+
+def test_the_same_training_with_a_blend_is_no_runner_up(trial, blend):
+    results = {
+        "ft": trial("ft", (0, 0), (6, 0.9), (9, 0.95)),
+        "ft+blend": blend,
+        "mft": trial("mft", (0, 0), (5, 0.5)),
+    }
+    sentence = recommendation(results, budget=1)
+    assert "ft at learning rate" in sentence
+    assert "runner-up is mft " in sentence
+    assert "blend" not in sentence

@@ -49,11 +49,11 @@ def _stake(winner: Choice, others: list[Choice], results: list[Metrics]) -> str:
 
     Where only one method was tried, its next learning rate takes that place.
     """
-    several_methods = len({metrics["method"] for metrics in results}) > 1
+    several_methods = len({_training(metrics) for metrics in results}) > 1
     rivals = [
         choice
         for choice in others
-        if not several_methods or choice[0]["method"] != winner[0]["method"]
+        if not several_methods or _training(choice[0]) != _training(winner[0])
     ]
     if not rivals and len(results) == 1:
         return ""
@@ -66,6 +66,11 @@ def _stake(winner: Choice, others: list[Choice], results: list[Metrics]) -> str:
         return f"; the runner-up is {runner_up}"
     level = 100 * rival["intervals"]["level"]
     return f", which is not clearly better than {runner_up} (within its {level:g} % interval)"
+
+
+def _training(metrics: Metrics) -> frozenset[str]:
+    """The words of a method; one that is only blended at the end is no other way to train."""
+    return frozenset(str(metrics["method"]).split("+")) - {"blend"}
 
 
 def _margin(metrics: Metrics) -> float:
