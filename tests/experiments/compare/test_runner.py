@@ -72,6 +72,25 @@ def test_a_blended_method_is_measured_along_the_line(comparison):
     assert sorted(between) == between
 
 
+def test_a_blended_method_and_the_plain_one_are_one_training(comparison, caplog):
+    caplog.set_level("INFO")
+    alone = rows_of(comparison("lora@1e-2", folder="alone"))
+    rows = rows_of(comparison("ft,lora@1e-2,lora+blend@1e-2", learning_rates="1e-3"))
+    assert list(rows) == ["ft", "lora", "lora+blend"]
+    for name in ("specialization", "degeneralization", "history", "trainable_parameters"):
+        assert rows["lora"][name] == alone["lora"][name]
+    assert "lora@0.01-seed42, trained on the way" in caplog.text
+    assert "ft@0.001-seed42, trained" not in caplog.text
+
+
+def test_a_blended_method_leaves_a_plain_result_as_it_is(comparison, tmp_path):
+    rows_of(comparison("ft"))
+    cell = next((tmp_path / "out/cells").iterdir())
+    before = cell.read_bytes()
+    rows_of(comparison("ft,ft+blend"))
+    assert cell.read_bytes() == before
+
+
 def test_cells_that_are_done_are_not_run_again(comparison, tmp_path):
     first = rows_of(comparison("ft,mft"))
     paths = list((tmp_path / "out/cells").iterdir())

@@ -68,11 +68,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method, its learning rate, and the seed of order, dropout and initial adapters."""
+    """A method, its learning rate, and the seed of order, dropout and initial adapters.
+
+    `unblended` is the cell of the same comparison that a blended one trains on the way.
+    """
 
     method: Method
     learning_rate: float
     seed: int
+    unblended: "Cell | None" = None
 
     @property
     def name(self) -> str:

@@ -31,19 +31,18 @@ BLEND_COEFFICIENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 def run_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
     """Train and measure; the result is written once it is whole, and no weights are kept.
 
-    The step kept is the one of least specialized perplexity, step 0 included. Raises InputError
-    and TrainingDivergedError as training does.
+    The step kept is the one of least specialized perplexity, step 0 included. The result of
+    `cell.unblended`, which is this very training, is written too unless it is there. Raises
+    InputError and TrainingDivergedError as training does.
     """
     folder = settings.folder / "runs" / cell.name
     try:
-        result = _result(cell, settings, folder)
+        return _trained_and_measured(cell, settings, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write_atomically(cell.path(settings), result)
-    return result
 
 
-def _result(cell: Cell, settings: Settings, folder: Path) -> dict[str, Any]:
+def _trained_and_measured(cell: Cell, settings: Settings, folder: Path) -> dict[str, Any]:
     method = cell.method
     texts = settings.texts(method, progress=False, say=_nothing)
     options = settings.training | method.options(settings.training) | _own(cell, settings)
@@ -57,24 +56,33 @@ def _result(cell: Cell, settings: Settings, folder: Path) -> dict[str, Any]:
         reference=_reference(settings),
     )
     memory = _peak_memory_bytes()
-    assert trainer.reference is not None
-    record = {"settings": settings.identity(), "scores": scores_record(trainer.reference)}
+    reference = trainer.reference
+    assert reference is not None
+    record = {"settings": settings.identity(), "scores": scores_record(reference)}
     write_atomically(settings.reference, record)
+
+    def written(of: Cell, measured: Measured) -> dict[str, Any]:
+        result = metrics | {
+            "method": of.method.name,
+            "learning_rate": of.learning_rate,
+            "seeds": [of.seed],
+            **comparison(reference, measured.scores),
+            "step": measured.step,
+            "history": measured.history or metrics["history"],
+            "trainable_parameters": trainer.get_num_trainable_parameters(),
+            "peak_memory_bytes": memory,
+            "scores": scores_record(measured.scores),
+            "cell": of.identity(settings),
+        }
+        write_atomically(of.path(settings), result)
+        return result
+
     measured = Measured.of(trainer)
-    if method.blend:
-        measured = _blended(trainer, settings, texts, folder / "tuned")
-    return metrics | {
-        "method": method.name,
-        "learning_rate": cell.learning_rate,
-        "seeds": [cell.seed],
-        **comparison(trainer.reference, measured.scores),
-        "step": measured.step,
-        "history": measured.history or metrics["history"],
-        "trainable_parameters": trainer.get_num_trainable_parameters(),
-        "peak_memory_bytes": memory,
-        "scores": scores_record(measured.scores),
-        "cell": cell.identity(settings),
-    }
+    if not method.blend:
+        return written(cell, measured)
+    if cell.unblended is not None and not cell.unblended.path(settings).exists():
+        written(cell.unblended, measured)
+    return written(cell, _blended(trainer, settings, texts, folder / "tuned"))
 
 
 def _nothing(summary: str) -> None:

@@ -31,14 +31,25 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """In the order that they are run: a seed after the other, so that there is soon a table."""
+        """A seed after the other, so that there is soon a table; methods as they were named."""
         first = self.settings.training["seed"]
         return [
-            Cell(method, rate, first + number)
+            self._cell(method, rate, first + number)
             for number in range(self.seeds)
             for method in self.methods
-            for rate in ([method.learning_rate] if method.learning_rate else self.learning_rates)
+            for rate in self._rates(method)
         ]
+
+    def _rates(self, method: Method) -> Sequence[float]:
+        return [method.learning_rate] if method.learning_rate else self.learning_rates
+
+    def _cell(self, method: Method, rate: float, seed: int) -> Cell:
+        unblended = [
+            Cell(other, rate, seed)
+            for other in self.methods
+            if method.blends(other) and rate in self._rates(other)
+        ]
+        return Cell(method, rate, seed, *unblended)
 
 
 def comparison_of(

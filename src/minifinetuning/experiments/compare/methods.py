@@ -1,7 +1,7 @@
 """Methods by their names: what `replay+lora+mft@3e-4` changes in a run, and what it needs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minifinetuning.data.mixing import Mixture
@@ -46,6 +46,14 @@ class Method:
     def replay_sources(self, general: list[str] | None) -> list[str] | None:
         """What is replayed, where `general` is the general text to train on."""
         return {_REPLAY: general, _SELF_REPLAY: [SELF], None: None}[self.replay]
+
+    def blends(self, other: "Method") -> bool:
+        """Whether it is the other, blended at the end; at the same learning rate, one training."""
+        return (
+            self.blend
+            and self == replace(other, blend=True, name=self.name, learning_rate=self.learning_rate)
+            and not other.blend
+        )
 
     def options(self, training: dict[str, Any]) -> dict[str, Any]:
         """The fields of `MFTConfig` that it changes, for a run that has `training` in common.

@@ -55,6 +55,8 @@ def measured(
             shutil.rmtree(settings.folder / name, ignore_errors=True)
         settings.reference.unlink(missing_ok=True)
     missing = [cell for cell in comparison.cells if result_of(cell, settings) is None]
+    # What a blended cell trains on the way need not be trained again.
+    missing.sort(key=lambda cell: (cell.seed, cell.unblended is None))
     if missing:
         _read_texts_once(comparison)
     failed = _run(missing, comparison, executor)
@@ -103,13 +105,13 @@ def _run(missing: list[Cell], comparison: Comparison, executor: Executor) -> dic
         logger.info("%d of %d cells are done already", done, total)
     start = time.monotonic()
     for number, cell in enumerate(missing):
-        logger.info(
-            "[%d/%d] %s%s",
-            done + number + 1,
-            total,
-            cell.name,
-            _remaining(time.monotonic() - start, number, len(missing)),
-        )
+        place = f"[{done + number + 1}/{total}] {cell.name}"
+        result = result_of(cell, comparison.settings)
+        if result is not None:
+            logger.info("%s, trained on the way\n%s", place, _figures(result))
+            continue
+        elapsed = time.monotonic() - start
+        logger.info("%s%s", place, _remaining(elapsed, number, len(missing)))
         reason = executor(cell, comparison.settings)
         if reason is not None:
             failed[cell.name] = reason
