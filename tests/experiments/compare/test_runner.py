@@ -13,8 +13,8 @@ import pytest
 import minifinetuning
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare import compare
-from minifinetuning.experiments.compare.processes import in_this_process
 from minifinetuning.experiments.compare.runner import measured
+from minifinetuning.experiments.processes import in_this_process
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -22,27 +22,51 @@ from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
 from minifinetuning.trainer import MFTTrainer
 
-__all__ = ["run_cell"]
+__all__ = ["CellRun", "measured", "run_cell"]
 
 BLEND_COEFFICIENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where a blended method is measured, of the way from the starting weights to the tuned ones."""
 
 
-def run_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
-    """Train and measure; the result is written once it is whole, and no weights are kept.
+def run_cell(cell: Cell, settings: Settings) -> None:
+    """Train, measure and write the results, whole; no weights are kept.
 
-    The step kept is the one of least specialized perplexity, step 0 included. The result of
-    `cell.unblended`, which is this very training, is written too unless it is there. Raises
-    InputError and TrainingDivergedError as training does.
+    The result of `cell.unblended`, which is this very training, is written too unless it is there.
+    Raises InputError and TrainingDivergedError as training does.
+    """
+    run = measured(cell, settings, _reference(settings))
+    record = {"settings": settings.identity(), "scores": scores_record(run.reference)}
+    write_atomically(settings.reference, record)
+    for of, result in run.results:
+        if of is cell or not of.path(settings).exists():
+            write_atomically(of.path(settings), result | {"cell": of.identity(settings)})
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """A cell that was run: the starting model's scores, and a result for each cell served."""
+
+    reference: Mapping[str, TextScores]
+    results: list[tuple[Cell, dict[str, Any]]]
+
+
+def measured(
+    cell: Cell, settings: Settings, reference: dict[str, TextScores] | None = None
+) -> CellRun:
+    """Train and measure; the step kept is the one of least specialized perplexity, step 0 included.
+
+    `reference` are the starting model's scores where they are known already.
     """
     folder = settings.folder / "runs" / cell.name
     try:
-        return _trained_and_measured(cell, settings, folder)
+        return _trained_and_measured(cell, settings, folder, reference)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _trained_and_measured(cell: Cell, settings: Settings, folder: Path) -> dict[str, Any]:
+def _trained_and_measured(
+    cell: Cell, settings: Settings, folder: Path, known: dict[str, TextScores] | None
+) -> CellRun:
     method = cell.method
     texts = settings.texts(method, progress=False, say=_nothing)
     options = settings.training | method.options(settings.training) | _own(cell, settings)
@@ -53,36 +77,33 @@ def _trained_and_measured(cell: Cell, settings: Settings, folder: Path) -> dict[
         AdapterConfig(method.adapter, settings.rank),
         texts,
         ComparisonConfig(**options, output_dir=str(folder)),
-        reference=_reference(settings),
+        reference=known,
     )
-    memory = _peak_memory_bytes()
+    metrics |= {
+        "trainable_parameters": trainer.get_num_trainable_parameters(),
+        "peak_memory_bytes": _peak_memory_bytes(),
+    }
     reference = trainer.reference
     assert reference is not None
-    record = {"settings": settings.identity(), "scores": scores_record(reference)}
-    write_atomically(settings.reference, record)
+    kept = [(cell, Measured.of(trainer))]
+    if method.blend:
+        unblended = [(cell.unblended, kept[0][1])] if cell.unblended else []
+        kept = [*unblended, (cell, _blended(trainer, settings, texts, folder / "tuned"))]
+    return CellRun(reference, [(of, _result(of, metrics, reference, found)) for of, found in kept])
 
-    def written(of: Cell, measured: Measured) -> dict[str, Any]:
-        result = metrics | {
-            "method": of.method.name,
-            "learning_rate": of.learning_rate,
-            "seeds": [of.seed],
-            **comparison(reference, measured.scores),
-            "step": measured.step,
-            "history": measured.history or metrics["history"],
-            "trainable_parameters": trainer.get_num_trainable_parameters(),
-            "peak_memory_bytes": memory,
-            "scores": scores_record(measured.scores),
-            "cell": of.identity(settings),
-        }
-        write_atomically(of.path(settings), result)
-        return result
 
-    measured = Measured.of(trainer)
-    if not method.blend:
-        return written(cell, measured)
-    if cell.unblended is not None and not cell.unblended.path(settings).exists():
-        written(cell.unblended, measured)
-    return written(cell, _blended(trainer, settings, texts, folder / "tuned"))
+def _result(
+    cell: Cell, metrics: dict[str, Any], reference: Mapping[str, TextScores], measured: "Measured"
+) -> dict[str, Any]:
+    return metrics | {
+        "method": cell.method.name,
+        "learning_rate": cell.learning_rate,
+        "seeds": [cell.seed],
+        **comparison(reference, measured.scores),
+        "step": measured.step,
+        "history": measured.history or metrics["history"],
+        "scores": scores_record(measured.scores),
+    }
 
 
 def _nothing(summary: str) -> None:

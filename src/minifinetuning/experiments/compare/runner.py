@@ -4,15 +4,17 @@ import json
 import logging
 import shutil
 import time
+from functools import partial
 from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare.cell import Cell, result_of
+from minifinetuning.experiments.compare.cell_run import run_cell
 from minifinetuning.experiments.compare.comparison import Comparison
 from minifinetuning.experiments.compare.methods import Method
-from minifinetuning.experiments.compare.processes import Executor, in_a_process
 from minifinetuning.experiments.compare.report import write_report
 from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.experiments.processes import Executor, in_a_process
 from minifinetuning.experiments.texts import to_standard_error
 from minifinetuning.files import write_atomically
 
@@ -112,7 +114,7 @@ def _run(missing: list[Cell], comparison: Comparison, executor: Executor) -> dic
             continue
         elapsed = time.monotonic() - start
         logger.info("%s%s", place, _remaining(elapsed, number, len(missing)))
-        reason = executor(cell, comparison.settings)
+        reason = executor(partial(run_cell, cell, comparison.settings))
         if reason is not None:
             failed[cell.name] = reason
             logger.warning("%s failed: %s", cell.name, reason)

@@ -1,4 +1,4 @@
-"""Where a cell runs: in a process of its own, or in this one."""
+"""Tasks one after another, each in a process of its own or in this one."""
 
 import logging
 import multiprocessing
@@ -9,37 +9,38 @@ from typing import Any
 
 from minifinetuning.environment import quieten_libraries
 from minifinetuning.errors import InputError, TrainingDivergedError
-from minifinetuning.experiments.compare.cell import Cell, Settings
-from minifinetuning.experiments.compare.cell_run import run_cell
 
-__all__ = ["Executor", "in_a_process", "in_this_process"]
+__all__ = ["Executor", "Task", "in_a_process", "in_this_process"]
 
 logger = logging.getLogger(__name__)
 
-Executor = Callable[[Cell, Settings], str | None]
-"""Runs a cell to its result; returns the reason where that failed."""
+Task = Callable[[], Any]
+"""What is run for what it writes; it can be pickled."""
 
-# A process that has imported this once is forked for every cell: nothing is imported again, and
-# nothing that one cell leaves in memory is counted with the next.
+Executor = Callable[[Task], str | None]
+"""Runs a task to its end; returns the reason where that failed."""
+
+# A process that has imported this once is forked for every task: nothing is imported again, and
+# nothing that one task leaves in memory is counted with the next.
 _PRELOADED = ["minifinetuning.experiments.compare.cell_run"]
 
 _SECONDS_TO_END = 60
 
 
-def in_this_process(cell: Cell, settings: Settings) -> str | None:
-    """Run the cell here and now; returns why it failed, or None."""
+def in_this_process(task: Task) -> str | None:
+    """Run the task here and now; returns why it failed, or None."""
     try:
-        run_cell(cell, settings)
+        task()
     except (InputError, TrainingDivergedError) as error:
         return str(error)
     except Exception as error:
-        logger.exception("%s", cell.name)
+        logger.exception("%s", task)
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
-def in_a_process(cell: Cell, settings: Settings) -> str | None:
-    """Run the cell in a new process; returns why it failed, or None.
+def in_a_process(task: Task) -> str | None:
+    """Run the task in a new process; returns why it failed, or None.
 
     What it holds in memory is its own, and its end is that of this process at the latest.
     """
@@ -48,7 +49,7 @@ def in_a_process(cell: Cell, settings: Settings) -> str | None:
     if "forkserver" in methods:
         context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(cell, settings, sender), daemon=True)
+    process = context.Process(target=_child, args=(task, sender), daemon=True)
     process.start()
     sender.close()
     try:
@@ -64,11 +65,11 @@ def in_a_process(cell: Cell, settings: Settings) -> str | None:
     return reason
 
 
-def _child(cell: Cell, settings: Settings, sender: Any) -> None:
-    """Sends why the cell failed, or None; ends with the process that asked for it."""
+def _child(task: Task, sender: Any) -> None:
+    """Sends why the task failed, or None; ends with the process that asked for it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quieten_libraries()
-    sender.send(in_this_process(cell, settings))
+    sender.send(in_this_process(task))
 
 
 def _end_with_parent() -> None:
