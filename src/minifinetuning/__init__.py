@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from minifinetuning.errors import InputError, TrainingDivergedError
     from minifinetuning.models.adapters import adapter_config
     from minifinetuning.models.loading import load_model, load_tokenizer
+    from minifinetuning.models.openelm import OpenELMConfig, OpenELMForCausalLM
     from minifinetuning.objectives import correct_distribution, rule
     from minifinetuning.ops import Distillation, Head, linear_distillation
     from minifinetuning.teachers import AdaptersOff, FrozenCopy, Teacher
@@ -31,6 +32,8 @@ __all__ = [
     "InputError",
     "MFTConfig",
     "MFTTrainer",
+    "OpenELMConfig",
+    "OpenELMForCausalLM",
     "Teacher",
     "TrainingDivergedError",
     "adapter_config",
@@ -48,6 +51,7 @@ _HOMES = {
     "errors": ("InputError", "TrainingDivergedError"),
     "models.adapters": ("adapter_config",),
     "models.loading": ("load_model", "load_tokenizer"),
+    "models.openelm": ("OpenELMConfig", "OpenELMForCausalLM"),
     "objectives": ("correct_distribution", "rule"),
     "ops": ("Distillation", "Head", "linear_distillation"),
     "teachers": ("AdaptersOff", "FrozenCopy", "Teacher"),

@@ -1,10 +1,12 @@
 """A path or a hub id to a model and its tokenizer, whatever the format of the weights."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -15,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import minifinetuning.models.openelm  # noqa: F401 - the Auto classes know it once imported
 from minifinetuning.errors import InputError
 
 __all__ = ["is_adapter", "load_model", "load_tokenizer", "merged", "model_limit"]
@@ -30,7 +33,7 @@ DTYPES = {
 # What from_pretrained lets through for files that are missing, broken or of another kind.
 _LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
-    SafetensorError,
+    *(SafetensorError, StrictDataclassError),
 )
 
 
@@ -58,8 +61,7 @@ def load_model(
         raise
     except _LOADING_ERRORS as error:
         raise InputError(
-            f"--model {name_or_path} cannot be loaded as a causal language model: "
-            f"{_first_sentence(error)}"
+            f"--model {name_or_path} cannot be loaded as a causal language model: {_reason(error)}"
         ) from error
     if "gguf_file" in location:
         _forget_quantization(model)
@@ -154,6 +156,14 @@ def _forget_quantization(model: PreTrainedModel) -> None:
     for owner, name in ((said, "quantization_method"), (said.config, "quantization_config")):
         if hasattr(owner, name):
             delattr(owner, name)
+
+
+def _reason(error: BaseException) -> str:
+    """Why there is no model; transformers would name all the kinds that it has instead."""
+    other = re.match(r"Unrecognized configuration class <class '\S*\.(\w+)Config'>", str(error))
+    if other is None:
+        return _first_sentence(error)
+    return f"transformers has none of the kind {other[1]}; give a model that only continues text"
 
 
 def _first_sentence(error: BaseException) -> str:
