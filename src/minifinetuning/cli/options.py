@@ -8,6 +8,7 @@ __all__ = [
     "ComparisonOptions",
     "DemoOptions",
     "EvaluationOptions",
+    "ReproductionOptions",
     "option_types",
 ]
 
@@ -33,6 +34,7 @@ def option_types(verb: str) -> tuple[Any, ...]:
             config.GeneralConfig,
             config.ReferenceConfig,
         ),
+        "reproduce": (ReproductionOptions,),
         "demo": (DemoOptions,),
     }
     return types[verb]
@@ -99,6 +101,68 @@ class BlendOptions:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run Python code that the model's folder brings along."}
     )
+
+
+@dataclass
+class ReproductionOptions:
+    """What `mft reproduce` runs of the paper, and where."""
+
+    _argument_group_name: ClassVar[str] = "paper"
+
+    list: bool = field(default=False, metadata={"help": "Say what there is, and run nothing."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Say what would run and what it would take; run nothing."}
+    )
+    table: int | None = field(default=None, metadata={"help": "A table of the paper, 2 to 10."})
+    figure: int | None = field(default=None, metadata={"help": "A figure: 2, 4, 5, 6 or 7."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "A model of the paper; tiny; or a folder or hub id in place of one."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "PubMed, Pile of Law or OpenWebMath."}
+    )
+    method: str | None = field(
+        default=None, metadata={"help": "A method as the tables name it: FT, MFT, LoRA+MFT, …"}
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={"help": "paper (section 3.1), small (a CPU) or tiny; tiny for the model tiny."},
+    )
+    corpora: str | None = field(
+        default=None,
+        metadata={"help": "A folder of local texts, pubmed.jsonl and so on, in place of the hub."},
+    )
+    reference: str | None = field(
+        default=None, metadata={"help": "A prepared reference of --model, in place of making one."}
+    )
+    output_dir: str = field(default="results", metadata={"help": "Where results are written."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Run cells again that are done."}
+    )
+    executor: str = field(
+        default="local", metadata={"help": "local, one after another; or ray, many at once."}
+    )
+    ray_address: str | None = field(
+        default=None, metadata={"help": "The Ray cluster; else this machine's."}
+    )
+    gpus_per_cell: float | None = field(
+        default=None, metadata={"help": "With ray: GPUs of a cell; 1 where there are any."}
+    )
+    cpus_per_cell: float = field(default=1.0, metadata={"help": "With ray: CPUs of a cell."})
+    dtype: str = field(default="float32", metadata={"help": "What weights are held in."})
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Sequences of a forward pass; a step stays the protocol's."}
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Recompute activations in the backward pass: less memory, more time."},
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bfloat16 autocast; if not said, wherever the device is fast at it."},
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the split, the order and dropout."})
 
 
 @dataclass

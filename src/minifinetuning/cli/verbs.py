@@ -18,6 +18,7 @@ mft: adapt a language model to a small text without wrecking what it knows.
   mft evaluate            what a tuned model gained (S) and lost (DG) against its reference
   mft blend               from a tuned model back towards its reference, to the loss that you allow
   mft prepare-reference   tune a model lightly on general text, so that S and DG mean something
+  mft reproduce           the paper's tables and figures, ours beside the published values
 
 `mft VERB --help` lists a verb's options; `mft VERB FILE.yaml` reads them from a file."""
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "blend": blend,
         "prepare-reference": prepare_reference,
+        "reproduce": reproduce,
         "demo": demo,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -169,6 +171,25 @@ def prepare_reference(arguments: list[str]) -> None:
         f"{after['general_perplexity']:.2f} after step {metrics['step']}, "
         f"which was kept in {training.output_dir}"
     )
+
+
+def reproduce(arguments: list[str]) -> None:
+    """`mft reproduce`."""
+    (options,) = parsed("reproduce", arguments)
+    from minifinetuning.experiments.paper.listing import dry_run, listing
+    from minifinetuning.experiments.paper.report import write_paper_report
+    from minifinetuning.experiments.paper.request import reproduction_of, schedule_of
+    from minifinetuning.experiments.paper.runner import reproduce as run
+
+    reproduction = reproduction_of(options)
+    if options.list:
+        print(listing(reproduction.plan))
+    elif options.dry_run:
+        print(dry_run(reproduction))
+    else:
+        outcome = run(reproduction, schedule_of(options), overwrite=options.overwrite_output_dir)
+        print(write_paper_report(reproduction, outcome.results))
+        outcome.require_complete()
 
 
 def demo(arguments: list[str]) -> None:

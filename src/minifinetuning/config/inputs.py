@@ -22,6 +22,10 @@ class ModelConfig:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run Python code that the model's folder brings along."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Where the tokenizer is, if not with the model, as with OpenELM."},
+    )
 
 
 @dataclass

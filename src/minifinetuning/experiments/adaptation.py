@@ -2,14 +2,11 @@
 
 import logging
 import math
-import platform
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from minifinetuning.callbacks import Stopwatch
@@ -17,6 +14,7 @@ from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
+from minifinetuning.experiments.provenance import device_name, versions
 from minifinetuning.experiments.run_folder import prepare_folder, publish
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
@@ -153,8 +151,8 @@ def _metrics(
         "data": texts.summary(),
         "configuration": configuration,
         "full_configuration": training.to_dict(),
-        "versions": _versions(),
-        "device": _device_name(trainer.args.device),
+        "versions": versions(),
+        "device": device_name(trainer.args.device),
         "teacher": None if trainer.cache_plan is None else trainer.cache_plan.summary(),
         "seed": training.seed,
         "tokens_per_second": _tokens_per_second(stopwatch, training, texts.sequence_length),
@@ -187,17 +185,6 @@ def _tokens_per_second(
     sequences = training.train_batch_size * training.gradient_accumulation_steps
     tokens = stopwatch.steps * sequences * training.world_size * sequence_length
     return tokens / stopwatch.seconds if tokens else None
-
-
-def _versions() -> dict[str, str]:
-    packages = ("minifinetuning", "torch", "transformers", "peft", "accelerate", "datasets")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def publish_result(trainer: MFTTrainer, metrics: dict[str, Any], card: str) -> None:

@@ -72,7 +72,8 @@ def read_texts(
     tokens as `new_data_fraction` asks for where either text is gone through equally often, and no
     document of the general validation. Raises InputError for input that cannot be used.
     """
-    tokenizer = load_tokenizer(model.model, trust_remote_code=model.trust_remote_code)
+    place = model.tokenizer or model.model
+    tokenizer = load_tokenizer(place, trust_remote_code=model.trust_remote_code)
     reader = _Reader(model, text, tokenizer, _sequence_length(model, text), seed, progress, say)
     own = reader.corpus(specialized, with_train=with_train)
     found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)

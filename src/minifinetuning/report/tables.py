@@ -49,13 +49,20 @@ def ratio(metrics: Metrics) -> str:
     return _with_interval(metrics["ratio"], metrics["intervals"]["ratio"], digits=3)
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the header first: the first column flush left, the others flush right."""
+def markdown_table(rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """Rows of cells, the header first: `words` columns flush left, the others flush right."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    left = [number < words for number in range(len(widths))]
+    rule = [
+        "-" * width if is_word else "-" * (width - 1) + ":"
+        for width, is_word in zip(widths, left, strict=True)
+    ]
     lines = [
-        [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        [
+            cell.ljust(width) if is_word else cell.rjust(width)
+            for cell, width, is_word in zip(row, widths, left, strict=True)
+        ]
         for row in (cells[0], rule, *cells[1:])
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

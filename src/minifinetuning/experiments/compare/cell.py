@@ -56,7 +56,7 @@ class Settings:
         """Everything that the results depend on and all cells share, as JSON says it."""
         training = {name: value for name, value in self.training.items() if name not in _IRRELEVANT}
         record = {
-            "model": asdict(self.model),
+            "model": {name: value for name, value in vars(self.model).items() if value is not None},
             "data": asdict(self.data),
             "rank": self.rank,
             "first_seed": self.training["seed"],

@@ -64,6 +64,8 @@ class Method:
         changed: dict[str, Any] = {"objective": self.objective}
         if self.ewc:
             changed["ewc_lambda"] = training["ewc_lambda"] or EWC_LAMBDA
+        elif training["ewc_lambda"]:
+            changed["ewc_lambda"] = 0.0
         if self.replay == _SELF_REPLAY:
             batch, passes = (
                 training["per_device_train_batch_size"],

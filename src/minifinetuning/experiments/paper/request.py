@@ -1,0 +1,67 @@
+"""From the options of `mft reproduce` to a reproduction and the schedule that runs it."""
+
+from pathlib import Path
+from typing import Any
+
+from minifinetuning.errors import InputError
+from minifinetuning.experiments.paper.datasets import dataset_named
+from minifinetuning.experiments.paper.models import TINY, paper_model
+from minifinetuning.experiments.paper.plan import plan_of
+from minifinetuning.experiments.paper.protocol import PAPER, protocol_named
+from minifinetuning.experiments.paper.ray_schedule import on_ray
+from minifinetuning.experiments.paper.reproduction import Machine, Reproduction
+from minifinetuning.experiments.paper.runner import Schedule, one_by_one
+
+__all__ = ["reproduction_of", "schedule_of"]
+
+
+def reproduction_of(options: Any) -> Reproduction:
+    """What was asked for. Raises InputError, naming the option, for what cannot be.
+
+    `options` has the fields of `cli.options.ReproductionOptions`.
+    """
+    model = None if options.model is None else paper_model(options.model)
+    name = None if model is None else options.model if not model.parameters else model.name
+    protocol = options.protocol or (TINY if name == TINY else PAPER.name)
+    plan = plan_of(
+        table=options.table,
+        figure=options.figure,
+        model=name,
+        dataset=None if options.dataset is None else dataset_named(options.dataset).name,
+        method=options.method,
+    )
+    machine = Machine(
+        dtype=options.dtype,
+        per_device_train_batch_size=options.per_device_train_batch_size,
+        gradient_checkpointing=options.gradient_checkpointing,
+        bf16=options.bf16,
+    )
+    return Reproduction(
+        plan,
+        protocol_named(protocol),
+        Path(options.output_dir),
+        corpora=_folder("--corpora", options.corpora),
+        reference=_folder("--reference", options.reference),
+        seed=options.seed,
+        machine=machine,
+    )
+
+
+def schedule_of(options: Any) -> Schedule:
+    """How the tasks are run. Raises InputError for an executor that is not known."""
+    if options.executor == "local":
+        return one_by_one()
+    if options.executor == "ray":
+        return on_ray(
+            gpus=options.gpus_per_cell, cpus=options.cpus_per_cell, address=options.ray_address
+        )
+    raise InputError(f"--executor {options.executor} is not known: choose local or ray")
+
+
+def _folder(option: str, path: str | None) -> Path | None:
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{option} {path} is not a folder: check the path")
+    return folder.resolve()

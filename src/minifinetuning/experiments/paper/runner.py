@@ -1,0 +1,128 @@
+"""Runs what a plan lacks: first the references, then the cells that start from them."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minifinetuning.errors import InputError
+from minifinetuning.experiments.paper.cells import PaperCell
+from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, dataset_sources
+from minifinetuning.experiments.paper.models import paper_model
+from minifinetuning.experiments.paper.reproduction import Reproduction, result_of
+from minifinetuning.experiments.paper.runs import CellTask, ReferenceTask, reference_folder
+from minifinetuning.experiments.processes import Executor, Task, in_a_process
+
+__all__ = [
+    "Outcome",
+    "Schedule",
+    "missing_cells",
+    "missing_references",
+    "one_by_one",
+    "reproduce",
+]
+
+logger = logging.getLogger(__name__)
+
+Schedule = Callable[[Mapping[str, Task]], Iterator[tuple[str, str | None]]]
+"""Runs tasks, each with a name for a person; gives a name and the reason of its failure, or None,
+as each ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results that there are, and why others failed, by the name of the task."""
+
+    results: dict[PaperCell, dict[str, Any]]
+    failed: dict[str, str]
+
+    def require_complete(self) -> None:
+        """Raise InputError, with the reasons, where something failed."""
+        if self.failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+            raise InputError(
+                f"{len(self.failed)} failed, and the same command tries again: {reasons}"
+            )
+
+
+def one_by_one(executor: Executor = in_a_process) -> Schedule:
+    """Each task after the one before it, here."""
+
+    def schedule(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str | None]]:
+        for number, (name, task) in enumerate(tasks.items(), start=1):
+            logger.info("[%d/%d] %s", number, len(tasks), name)
+            yield name, executor(task)
+
+    return schedule
+
+
+def reproduce(
+    reproduction: Reproduction, schedule: Schedule, *, overwrite: bool = False
+) -> Outcome:
+    """Run the cells of the plan that are not done, and return the results of all that are.
+
+    A cell or reference that fails is named, and the rest goes on. Raises InputError before
+    anything runs where an option or a text cannot be used.
+    """
+    _require_usable(reproduction)
+    if overwrite:
+        for cell in reproduction.plan.cells:
+            reproduction.result_path(cell).unlink(missing_ok=True)
+    missing = missing_cells(reproduction)
+    references = {
+        f"reference of {model}": ReferenceTask(model, reproduction)
+        for model in missing_references(reproduction, missing)
+    }
+    failed = _run(references, schedule)
+    unready = {name.removeprefix("reference of ") for name in failed}
+    tasks = {
+        str(cell): CellTask(cell, reproduction) for cell in missing if cell.model not in unready
+    }
+    failed |= _run(tasks, schedule)
+    return Outcome(done_cells(reproduction), failed)
+
+
+def missing_cells(reproduction: Reproduction) -> list[PaperCell]:
+    """The cells of the plan without a result. Raises InputError for results of other settings."""
+    return [cell for cell in reproduction.plan.cells if result_of(cell, reproduction) is None]
+
+
+def done_cells(reproduction: Reproduction) -> dict[PaperCell, dict[str, Any]]:
+    """The results that there are."""
+    found = {cell: result_of(cell, reproduction) for cell in reproduction.plan.cells}
+    return {cell: result for cell, result in found.items() if result is not None}
+
+
+def missing_references(reproduction: Reproduction, cells: list[PaperCell]) -> list[str]:
+    """The models of these cells whose reference has still to be prepared."""
+    return [
+        model
+        for model in dict.fromkeys(cell.model for cell in cells)
+        if not reference_folder(model, reproduction).exists()
+    ]
+
+
+def _run(tasks: Mapping[str, Task], schedule: Schedule) -> dict[str, str]:
+    failed = {}
+    for name, reason in schedule(tasks) if tasks else ():
+        if reason is not None:
+            failed[name] = reason
+            logger.warning("%s failed: %s", name, reason)
+    return failed
+
+
+def _require_usable(reproduction: Reproduction) -> None:
+    """What can be known before hours are spent."""
+    reproduction.machine.batches(reproduction.protocol.sequences)
+    cells = reproduction.plan.cells
+    if reproduction.reference is not None and len({cell.model for cell in cells}) > 1:
+        raise InputError("--reference is the checkpoint of one model: choose it with --model")
+    if reproduction.reference is not None and not reproduction.reference.is_dir():
+        raise InputError(f"--reference {reproduction.reference} is no folder: give a checkpoint")
+    for model in {cell.model for cell in cells}:
+        paper_model(model)
+    if reproduction.corpora is not None:
+        for dataset in {dataset_named(cell.dataset) for cell in cells} | {GENERAL}:
+            dataset_sources(
+                dataset, corpora=reproduction.corpora, tokenizer=None, tokens=0, cache=None
+            )

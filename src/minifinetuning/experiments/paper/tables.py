@@ -1,0 +1,65 @@
+"""A table of the paper, ours beside what was published and the difference between them."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from minifinetuning.experiments.paper.cells import PaperCell
+from minifinetuning.experiments.paper.plan import stand_in
+from minifinetuning.experiments.paper.published import Published, published_values
+from minifinetuning.report.tables import markdown_table
+
+__all__ = ["table_reports"]
+
+_QUANTITIES = (("S %", "specialization", 1), ("DG %", "degeneralization", 1), ("DG/S", "ratio", 2))
+
+
+def table_reports(
+    rows: Sequence[Published], results: Mapping[PaperCell, Mapping[str, Any]]
+) -> dict[int, str]:
+    """For each table number its Markdown: ours | published | difference of S, DG (%) and DG/S.
+
+    Values are rounded as the paper rounds them, after the difference is taken; a cell that is not
+    done yet is empty.
+    """
+    reports = {}
+    for number, group in groupby(rows, key=lambda row: row.table):
+        of_table = [*group]
+        done = sum(row.cell in results for row in of_table)
+        heading = f"Table {number}: {done} of {len(of_table)} rows are done."
+        text = [heading + _stand_in_note(number, of_table), "", _table(of_table, results)]
+        reports[number] = "\n".join(text)
+    return reports
+
+
+def _stand_in_note(number: int, rows: Sequence[Published]) -> str:
+    """Which model's values are beside those of a model that the paper does not have."""
+    published = [row for row in published_values() if row.table == number]
+    own = rows[0].cell.model
+    if own in {row.cell.model for row in published}:
+        return ""
+    return (
+        f" The paper has no {own}: beside it stand the values of {stand_in(published)}, for "
+        "orientation, not as what should come out."
+    )
+
+
+def _table(rows: Sequence[Published], results: Mapping[PaperCell, Mapping[str, Any]]) -> str:
+    header = ["model", "dataset", ""]
+    for quantity, _, _ in _QUANTITIES:
+        header += [f"{quantity} ours", "published", "difference"]
+    lines = [header]
+    for row in rows:
+        line = [row.cell.model, row.cell.dataset, row.label]
+        result = results.get(row.cell, {})
+        for _, name, digits in _QUANTITIES:
+            ours, published = result.get(name), getattr(row, name)
+            difference = None if None in (ours, published) else ours - published
+            line += [_number(ours, digits), _number(published, digits)]
+            line += [_number(difference, digits, sign="+")]
+        lines.append(line)
+    return markdown_table(lines, words=3)
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"

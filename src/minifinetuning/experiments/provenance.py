@@ -1,0 +1,48 @@
+"""What a result was obtained with: versions, device, and the commit where there is one."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+__all__ = ["commit", "device_name", "versions"]
+
+_PACKAGES = ("minifinetuning", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU by its name, or the CPU with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def commit() -> str | None:
+    """The commit that this package is checked out at, with + where files differ from it.
+
+    None where it was installed in another way.
+    """
+    folder = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        tracked = subprocess.run(
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True,
+            check=False,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    # Installed inside somebody else's repository, its commit says nothing of this package.
+    return described.stdout.strip() if tracked.returncode == 0 else None
