@@ -1,5 +1,6 @@
 """Tiny models and texts that the tests make themselves."""
 
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -42,6 +43,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("MINIFINETUNING_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _frozen_heap() -> None:
+    """accelerate collects garbage after each run: most of a tiny one, over all of transformers."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,9 @@ class MFTTrainer(MeasuringTrainer):
             callbacks=callbacks,
             **kwargs,
         )
+        # The loss is ours for every architecture: also where a model's own forward could not be
+        # told the tokens of the whole step, and accumulated passes would each take their own mean.
+        self.model_accepts_loss_kwargs = True
         settings = (args.fixed_tau, args.kl_weight)
         self.rule = rule(args.objective, *settings)
         self.replay_rule = rule(args.replay_objective or args.objective, *settings)

@@ -75,6 +75,25 @@ def test_accumulation_gives_the_weights_of_the_whole_batch(
     assert logged(runs[1], "loss") == pytest.approx(logged(runs[0], "loss"), rel=1e-5)
 
 
+def test_accumulation_is_whole_where_a_models_own_loss_cannot_be(
+    tiny_model, training_arguments, uneven, monkeypatch
+):
+    # As on transformers' Gemma 3n and 4: Trainer then counts no tokens of the whole step.
+    monkeypatch.setattr(type(tiny_model("llama")), "accepts_loss_kwargs", False, raising=False)
+    settings = {"optim": "sgd", "learning_rate": 0.1}
+    whole, passes = (
+        trained(
+            tiny_model("llama"),
+            training_arguments(
+                per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, **settings
+            ),
+            uneven,
+        )
+        for size in (8, 1)
+    )
+    assert_close(weights(passes), weights(whole), 1e-6)
+
+
 @pytest.mark.parametrize("objective", ["mft", "ft"])
 def test_the_logged_loss_is_that_of_a_plain_loop(tiny_model, training_arguments, uneven, objective):
     seen = []

@@ -4,13 +4,13 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minifinetuning.environment import quieten_libraries
 from minifinetuning.errors import InputError, TrainingDivergedError
 
-__all__ = ["Executor", "Task", "in_a_process", "in_this_process"]
+__all__ = ["Executor", "Schedule", "Task", "in_a_process", "in_this_process", "one_by_one"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,11 @@ Task = Callable[[], Any]
 
 Executor = Callable[[Task], str | None]
 """Runs a task to its end; returns the reason where that failed."""
+
+Schedule = Callable[[Mapping[str, Task]], Iterator[tuple[str, str | None]]]
+"""Runs tasks, each with a name for a person; gives a name and the reason of its failure, or None,
+as each ends."""
+
 
 # A process that has imported this once is forked for every task: nothing is imported again, and
 # nothing that one task leaves in memory is counted with the next.
@@ -63,6 +68,17 @@ def in_a_process(task: Task) -> str | None:
         process.terminate()
         process.join()
     return reason
+
+
+def one_by_one(executor: Executor = in_a_process) -> Schedule:
+    """Each task after the one before it, here."""
+
+    def schedule(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str | None]]:
+        for number, (name, task) in enumerate(tasks.items(), start=1):
+            logger.info("[%d/%d] %s", number, len(tasks), name)
+            yield name, executor(task)
+
+    return schedule
 
 
 def _child(task: Task, sender: Any) -> None:

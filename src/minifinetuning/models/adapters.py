@@ -11,6 +11,7 @@ __all__ = ["adapter_config", "projections"]
 
 _ATTENTION_MARKS = ("attn", "attention")
 _MLP_MARKS = ("mlp", "feed_forward", "ffn")
+_OTHER_SENSES = ("vision", "visual", "audio")
 _KEY_AND_VALUE_NAMES = ("k_proj", "v_proj", "key", "value", "qkv_proj", "query_key_value", "c_attn")
 
 
@@ -19,9 +20,12 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
 
     As in the paper's section 3.1: rank 8 for LoRA and DoRA where nothing is said; IA3 has no rank
     and scales keys, values and what enters the MLP's last projection. LoRA's alpha is twice the
-    rank. Raises InputError for a rank below 1 and where no projections are found.
+    rank. A vision or audio tower is left out: text does not pass through it. Raises InputError for
+    a rank below 1 and where no projections are found.
     """
     attention, mlp = projections(model)
+    towers = any(_is_inside(path, _OTHER_SENSES) for path, _ in model.named_modules())
+    excluded = rf".*({'|'.join(_OTHER_SENSES)}).*" if towers else None
     transposed = any(isinstance(layer, Conv1D) for _, layer in _linear_layers(model))
     if adapter == "ia3":
         outputs = [_mlp_output(model, attention)]
@@ -29,6 +33,7 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
         return IA3Config(
             task_type="CAUSAL_LM",
             target_modules=inputs + outputs,
+            exclude_modules=excluded,
             feedforward_modules=outputs,
             fan_in_fan_out=transposed,
         )
@@ -41,6 +46,7 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
         r=rank,
         lora_alpha=2 * rank,
         target_modules=attention + mlp,
+        exclude_modules=excluded,
         use_dora=adapter == "dora",
         fan_in_fan_out=transposed,
     )
@@ -72,7 +78,11 @@ def _is_inside(path: str, marks: tuple[str, ...]) -> bool:
 
 
 def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    return [
+        (path, layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and not _is_inside(path, _OTHER_SENSES)
+    ]
 
 
 def _mlp_output(model: PreTrainedModel, attention: list[str]) -> str:

@@ -65,6 +65,9 @@ def load_model(
         ) from error
     if "gguf_file" in location:
         _forget_quantization(model)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Older transformers choose a kernel for Gemma 2 that leaves this cap out.
+        model.set_attn_implementation("eager")
     return model
 
 

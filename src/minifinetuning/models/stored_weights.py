@@ -21,7 +21,11 @@ _INDEX = "safetensors.index.json"
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WITHOUT_FRACTION = ("I", "U", "BOOL")
 # What older checkpoints hold beside weights: tables that a model makes for itself today.
-_OLD_BUFFERS = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
+_OLD_BUFFERS = (
+    *(r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"),
+    # The causal mask and what it was filled with: GPT-2's, and GPT-Neo's in attn.attention.
+    r"attn\.(attention\.)?(masked_)?bias$",
+)
 
 # A repository may also hold the same weights as pickle, ONNX or GGUF.
 _FILES_OF_A_MODEL = (

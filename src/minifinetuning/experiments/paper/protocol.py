@@ -82,9 +82,9 @@ PROTOCOLS = {
         # A model of less than a million parameters that has to learn to write first.
         Protocol(
             "tiny",
-            *(100_000, 8_000, 400_000, 128),
-            sequences=16,
-            steps=80,
+            *(200_000, 8_000, 600_000, 128),
+            sequences=8,
+            steps=160,
             evaluations=5,
             learning_rate=3e-4,
             adapter_learning_rate=2e-3,

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.paper.runner import Schedule
-from minifinetuning.experiments.processes import Task, in_this_process
+from minifinetuning.experiments.processes import Schedule, Task, in_this_process
 
 __all__ = ["on_ray"]
 
@@ -38,7 +37,13 @@ def on_ray(*, gpus: float | None = None, cpus: float = 1.0, address: str | None 
         if needed is None:
             needed = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         # A process of its own for each task: nothing that one leaves in memory burdens the next.
-        run = ray.remote(max_calls=1, max_retries=RETRIES, num_gpus=needed, num_cpus=cpus)(_run)
+        run = ray.remote(
+            max_calls=1,
+            max_retries=RETRIES,
+            num_gpus=needed,
+            num_cpus=cpus,
+            runtime_env={"env_vars": _environment()},
+        )(_run)
         board = ray.remote(num_cpus=0)(_Board).remote()
         waiting = {run.remote(name, task, board): name for name, task in tasks.items()}
         done = failed = 0
@@ -82,9 +87,15 @@ def _reason(ray: Any, reference: Any) -> str | None:
     try:
         reason: str | None = ray.get(reference)
     except ray.exceptions.RayError as error:
-        # Its process or machine was lost more often than RETRIES.
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        # Its process or machine was lost more often than RETRIES, or the task cannot be read there.
+        cause = getattr(error, "cause", None) or error
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
     return reason
+
+
+def _environment() -> dict[str, str]:
+    """What a task reads of this environment: where caches are, and whether it may go online."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
 
 
 def _connected(address: str | None) -> Any:
@@ -95,11 +106,9 @@ def _connected(address: str | None) -> Any:
             "--executor ray needs Ray: pip install 'minifinetuning[ray]', or leave the option out"
         ) from None
     if not ray.is_initialized():
-        passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         try:
             ray.init(
                 address=address,
-                runtime_env={"env_vars": passed},
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,

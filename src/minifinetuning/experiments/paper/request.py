@@ -10,7 +10,7 @@ from minifinetuning.experiments.paper.plan import plan_of
 from minifinetuning.experiments.paper.protocol import PAPER, protocol_named
 from minifinetuning.experiments.paper.ray_schedule import on_ray
 from minifinetuning.experiments.paper.reproduction import Machine, Reproduction
-from minifinetuning.experiments.paper.runner import Schedule, one_by_one
+from minifinetuning.experiments.processes import Schedule, one_by_one
 
 __all__ = ["reproduction_of", "schedule_of"]
 

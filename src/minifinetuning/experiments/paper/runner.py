@@ -1,32 +1,30 @@
 """Runs what a plan lacks: first the references, then the cells that start from them."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import PaperCell
-from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, dataset_sources
-from minifinetuning.experiments.paper.models import paper_model
+from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named
 from minifinetuning.experiments.paper.reproduction import Reproduction, result_of
-from minifinetuning.experiments.paper.runs import CellTask, ReferenceTask, reference_folder
-from minifinetuning.experiments.processes import Executor, Task, in_a_process
+from minifinetuning.experiments.paper.runs import (
+    CellTask,
+    ReferenceTask,
+    reference_folder,
+    text_sources,
+)
+from minifinetuning.experiments.processes import Schedule, Task
 
 __all__ = [
     "Outcome",
-    "Schedule",
     "missing_cells",
     "missing_references",
-    "one_by_one",
     "reproduce",
 ]
 
 logger = logging.getLogger(__name__)
-
-Schedule = Callable[[Mapping[str, Task]], Iterator[tuple[str, str | None]]]
-"""Runs tasks, each with a name for a person; gives a name and the reason of its failure, or None,
-as each ends."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,6 @@ class Outcome:
             )
 
 
-def one_by_one(executor: Executor = in_a_process) -> Schedule:
-    """Each task after the one before it, here."""
-
-    def schedule(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str | None]]:
-        for number, (name, task) in enumerate(tasks.items(), start=1):
-            logger.info("[%d/%d] %s", number, len(tasks), name)
-            yield name, executor(task)
-
-    return schedule
-
-
 def reproduce(
     reproduction: Reproduction, schedule: Schedule, *, overwrite: bool = False
 ) -> Outcome:
@@ -69,6 +56,7 @@ def reproduce(
         for cell in reproduction.plan.cells:
             reproduction.result_path(cell).unlink(missing_ok=True)
     missing = missing_cells(reproduction)
+    _fetch_texts(missing, reproduction)
     references = {
         f"reference of {model}": ReferenceTask(model, reproduction)
         for model in missing_references(reproduction, missing)
@@ -119,10 +107,10 @@ def _require_usable(reproduction: Reproduction) -> None:
         raise InputError("--reference is the checkpoint of one model: choose it with --model")
     if reproduction.reference is not None and not reproduction.reference.is_dir():
         raise InputError(f"--reference {reproduction.reference} is no folder: give a checkpoint")
-    for model in {cell.model for cell in cells}:
-        paper_model(model)
-    if reproduction.corpora is not None:
-        for dataset in {dataset_named(cell.dataset) for cell in cells} | {GENERAL}:
-            dataset_sources(
-                dataset, corpora=reproduction.corpora, tokenizer=None, tokens=0, cache=None
-            )
+
+
+def _fetch_texts(cells: list[PaperCell], reproduction: Reproduction) -> None:
+    """Here and once, before tasks that run side by side would each fetch the same."""
+    for model, dataset in dict.fromkeys((cell.model, cell.dataset) for cell in cells):
+        for wanted in (dataset_named(dataset), GENERAL):
+            text_sources(wanted, model, reproduction)

@@ -39,7 +39,7 @@ from minifinetuning.experiments.reference import prepare_reference
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.loading import load_tokenizer
 
-__all__ = ["CellTask", "ReferenceTask", "reference_folder"]
+__all__ = ["CellTask", "ReferenceTask", "reference_folder", "text_sources"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ReferenceTask:
             _starting_model(self.model, reproduction),
             protocol.reference_adapter_config,
             GeneralConfig(
-                general=_sources(GENERAL, self.model, reproduction),
+                general=text_sources(GENERAL, self.model, reproduction),
                 train_tokens=str(protocol.reference_tokens),
                 validation_tokens=str(protocol.validation_tokens),
                 sequence_length=protocol.sequence_length,
@@ -143,7 +143,8 @@ def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
         new_data_fraction=USUAL_NEW_DATA_FRACTION if share is None else share,
         ewc_lambda=protocol.ewc_lambda,
         max_steps=protocol.steps,
-        eval_steps=1 / protocol.evaluations,
+        # Steps: a share of 1.0 would be taken for every step.
+        eval_steps=max(1, protocol.steps // protocol.evaluations),
         per_device_train_batch_size=size,
         gradient_accumulation_steps=passes,
         gradient_checkpointing=machine.gradient_checkpointing or None,
@@ -154,8 +155,8 @@ def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
     return Settings(
         ModelConfig(str(reference_folder(cell.model, reproduction)), dtype=machine.dtype),
         DataConfig(
-            data=_sources(dataset_named(cell.dataset), cell.model, reproduction),
-            general=_sources(GENERAL, cell.model, reproduction),
+            data=text_sources(dataset_named(cell.dataset), cell.model, reproduction),
+            general=text_sources(GENERAL, cell.model, reproduction),
             train_tokens=str(protocol.tokens_of(cell)),
             validation_tokens=str(protocol.validation_tokens),
             sequence_length=protocol.sequence_length,
@@ -178,8 +179,11 @@ def _starting_model(name: str, reproduction: Reproduction) -> ModelConfig:
     return ModelConfig(place, dtype=reproduction.machine.dtype, tokenizer=model.tokenizer)
 
 
-def _sources(dataset: PaperDataset, model: str, reproduction: Reproduction) -> list[str]:
-    """The text of a dataset, the same for all cells of a model, whatever their budget."""
+def text_sources(dataset: PaperDataset, model: str, reproduction: Reproduction) -> list[str]:
+    """The text of a dataset, the same for all cells of a model, whatever their budget.
+
+    It is fetched where it is not here yet. Raises InputError where it cannot be.
+    """
     protocol = reproduction.protocol
     largest = max(2 * protocol.train_tokens, protocol.reference_tokens)
     if reproduction.corpora is not None:
