@@ -149,7 +149,11 @@ def test_a_place_that_holds_no_model_is_refused(tmp_path, load):
 
 
 @pytest.mark.parametrize(
-    "content", ["{broken", "{}", "[]", '{"model_type": "nothing known"}', '{"model_type": "vit"}']
+    "content",
+    [
+        *("{broken", "{}", "[]", '{"model_type": "nothing known"}', '{"model_type": "vit"}'),
+        '{"model_type": "openelm", "vocab_size": "many"}',
+    ],
 )
 def test_a_broken_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)

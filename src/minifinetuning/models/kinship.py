@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from minifinetuning.errors import InputError
-from minifinetuning.models.loading import load_tokenizer
+from minifinetuning.models.loading import LOADING_ERRORS, load_tokenizer
 
 __all__ = ["require_same_model", "require_same_vocabulary"]
 
@@ -56,7 +56,7 @@ def _settings(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     """What the configuration says of the model, without tokens that only generation needs."""
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             f"{folder} has no config.json that can be read: give a folder that save_pretrained "
             "wrote"

@@ -20,7 +20,7 @@ from transformers import (
 import minifinetuning.models.openelm  # noqa: F401 - the Auto classes know it once imported
 from minifinetuning.errors import InputError
 
-__all__ = ["is_adapter", "load_model", "load_tokenizer", "merged", "model_limit"]
+__all__ = ["LOADING_ERRORS", "is_adapter", "load_model", "load_tokenizer", "merged", "model_limit"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -30,11 +30,11 @@ DTYPES = {
 }
 
 
-# What from_pretrained lets through for files that are missing, broken or of another kind.
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
     *(SafetensorError, StrictDataclassError),
 )
+"""What from_pretrained lets through for files that are missing, broken or of another kind."""
 
 
 def load_model(
@@ -59,7 +59,7 @@ def load_model(
         )
     except InputError:
         raise
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} cannot be loaded as a causal language model: {_reason(error)}"
         ) from error
@@ -89,7 +89,7 @@ def load_tokenizer(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             **location, trust_remote_code=trust_remote_code
         )
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
         ) from error
@@ -101,7 +101,7 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
     location = _location(_adapter_base(name_or_path) or name_or_path)
     try:
         config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             f"--model {name_or_path} has no configuration that can be loaded: "
             f"{_first_sentence(error)}"

@@ -83,6 +83,13 @@ def test_a_blended_method_and_the_plain_one_are_one_training(comparison, caplog)
     assert "ft@0.001-seed42, trained" not in caplog.text
 
 
+def test_the_weight_of_ewc_reaches_no_other_method(comparison):
+    plain = rows_of(comparison("ft", folder="plain"))["ft"]
+    rows = rows_of(comparison("ft,ewc", ewc_lambda=1e4))
+    assert rows["ft"]["history"] == plain["history"]
+    assert rows["ewc"]["history"] != plain["history"]
+
+
 def test_a_blended_method_leaves_a_plain_result_as_it_is(comparison, tmp_path):
     rows_of(comparison("ft"))
     cell = next((tmp_path / "out/cells").iterdir())
