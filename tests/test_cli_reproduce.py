@@ -51,6 +51,18 @@ def test_a_dry_run_says_what_it_would_take(capsys: Any, tmp_path: Path) -> None:
     assert "- learning rate 3e-5" in printed
 
 
+def test_a_model_of_ones_own_is_called_by_the_last_part_of_its_place(
+    capsys: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "handbook-model").mkdir()
+    arguments = ["reproduce", "--dry_run", "--table", "3", "--output_dir", "results"]
+    assert main([*arguments, "--model", str(tmp_path / "handbook-model")]) == 0
+    printed = capsys.readouterr().out
+    assert "handbook-model · Pile of Law · MFT" in printed
+    assert "results/paper/handbook-model/pile_of_law/mft.json" in printed
+    assert str(tmp_path) not in printed
+
+
 @pytest.mark.slow
 def test_a_cell_from_the_command_line(
     capsys: Any, tmp_path: Path, corpora: Path, monkeypatch: Any

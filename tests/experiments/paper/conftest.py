@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from minifinetuning.experiments.paper.models import TINY, paper_model
 from minifinetuning.experiments.paper.plan import plan_of
 from minifinetuning.experiments.paper.protocol import PROTOCOLS
 from minifinetuning.experiments.paper.reproduction import Machine, Reproduction
@@ -40,9 +41,10 @@ def reproduction(corpora, tmp_path):
 
     def make(protocol=SHORT, folder="results", seed=42, **choice):
         return Reproduction(
-            plan_of(**({"model": "tiny"} | choice)),
+            plan_of(**({"model": TINY} | choice)),
             protocol,
             tmp_path / folder,
+            other_model=paper_model(TINY),
             corpora=corpora,
             seed=seed,
             machine=Machine(bf16=False),

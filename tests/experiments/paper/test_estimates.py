@@ -96,27 +96,28 @@ def test_sizes_are_those_of_the_architectures(name):
 
 
 def test_a_training_costs_six_operations_a_parameter_and_token():
-    parameters = PAPER_MODELS["Llama 3.2 1B"].parameters
+    model = PAPER_MODELS["Llama 3.2 1B"]
+    parameters = model.parameters
     evaluations = 10 * 2 * 500_000 * 2 * parameters
-    finetuning = cell_estimate(paper_cell("Llama 3.2 1B", "FT", "PubMed"), PAPER)
+    finetuning = cell_estimate(paper_cell(model.name, "FT", "PubMed"), model, PAPER)
     assert finetuning.tokens == 1000 * 16 * 2048
     assert finetuning.operations == 6 * parameters * 1000 * 16 * 2048 + evaluations
     assert finetuning.hours == pytest.approx(finetuning.operations / (0.4 * 989e12) / 3600)
     assert GPU_FLOPS == 0.4 * 989e12
-    lora = cell_estimate(paper_cell("Llama 3.2 1B", "LoRA", "PubMed"), PAPER)
+    lora = cell_estimate(paper_cell(model.name, "LoRA", "PubMed"), model, PAPER)
     assert lora.operations == 4 * parameters * 1000 * 16 * 2048 + evaluations
 
 
 def test_a_teacher_is_asked_once_for_all_cells_of_a_text():
     model = PAPER_MODELS["OpenELM 270M"]
     taus = [paper_cell(model.name, "MFT", "PubMed", tau=tau) for tau in (0.1, 0.5)]
-    both = estimate(taus, [], PAPER)
-    single = [cell_estimate(cell, PAPER) for cell in taus]
+    both = estimate(taus, [], PAPER, PAPER_MODELS.__getitem__)
+    single = [cell_estimate(cell, model, PAPER) for cell in taus]
     asked = both.operations - sum(one.operations for one in single)
     assert asked == pytest.approx(2 * model.parameters * 4_000_000)
     assert both.bytes == 2 * model.hidden_size * 4_000_000
     finetuning = [paper_cell(model.name, "FT", "PubMed")]
-    assert estimate(finetuning, [], PAPER).bytes == 0
+    assert estimate(finetuning, [], PAPER, PAPER_MODELS.__getitem__).bytes == 0
 
 
 def test_a_reference_is_one_epoch_and_a_checkpoint():
@@ -125,4 +126,4 @@ def test_a_reference_is_one_epoch_and_a_checkpoint():
     assert found.tokens == 4_000_000
     assert found.operations == model.parameters * (6 * 4_000_000 + 2 * 10 * 500_000)
     assert found.bytes == 4 * model.parameters
-    assert estimate([], [model.name], PAPER) == found
+    assert estimate([], [model], PAPER, PAPER_MODELS.__getitem__) == found

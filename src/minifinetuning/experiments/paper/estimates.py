@@ -6,11 +6,11 @@ once for each unique token (2N) and keeps its hidden states; an evaluation reads
 texts (2N a token).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from minifinetuning.experiments.paper.cells import METHODS, PaperCell
-from minifinetuning.experiments.paper.models import PaperModel, paper_model
+from minifinetuning.experiments.paper.models import PaperModel
 from minifinetuning.experiments.paper.protocol import Protocol
 
 __all__ = ["GPU", "GPU_FLOPS", "Estimate", "cell_estimate", "estimate", "reference_estimate"]
@@ -43,29 +43,34 @@ class Estimate:
         )
 
 
-def estimate(cells: Iterable[PaperCell], references: Iterable[str], protocol: Protocol) -> Estimate:
-    """All these cells, and the references of these models."""
+def estimate(
+    cells: Iterable[PaperCell],
+    references: Iterable[PaperModel],
+    protocol: Protocol,
+    model_of: Callable[[str], PaperModel],
+) -> Estimate:
+    """All these cells, and the references of these models; `model_of` gives a cell's by name."""
     total = Estimate()
     teachers: set[tuple[str, str, bool]] = set()
     for cell in cells:
-        total += cell_estimate(cell, protocol)
+        total += cell_estimate(cell, model_of(cell.model), protocol)
         words = METHODS[cell.method].split("+")
         if _has_teacher(words):
             teachers.add((cell.model, cell.dataset, "replay" in words))
     for model, _, replays in teachers:
-        known = paper_model(model)
+        known = model_of(model)
         unique = protocol.train_tokens * (2 if replays else 1)
         total += Estimate(
             0, 2 * known.parameters * unique, _HIDDEN_STATE_BYTES * known.hidden_size * unique
         )
-    for model in references:
-        total += reference_estimate(paper_model(model), protocol)
+    for reference in references:
+        total += reference_estimate(reference, protocol)
     return total
 
 
-def cell_estimate(cell: PaperCell, protocol: Protocol) -> Estimate:
+def cell_estimate(cell: PaperCell, model: PaperModel, protocol: Protocol) -> Estimate:
     """A cell without its teacher, which others share; no weights are kept of it."""
-    parameters = paper_model(cell.model).parameters
+    parameters = model.parameters
     words = METHODS[cell.method].split("+")
     adapter = {"lora", "dora", "ia3"} & {*words}
     training = (4 if adapter else 6) * parameters * protocol.run_tokens

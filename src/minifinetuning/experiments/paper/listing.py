@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from minifinetuning.experiments.paper.cells import PaperCell
 from minifinetuning.experiments.paper.estimates import GPU, cell_estimate, estimate
-from minifinetuning.experiments.paper.models import paper_model
 from minifinetuning.experiments.paper.plan import Plan
-from minifinetuning.experiments.paper.protocol import CHOSEN_BY_US, Protocol
+from minifinetuning.experiments.paper.protocol import CHOSEN_BY_US
 from minifinetuning.experiments.paper.reproduction import Reproduction, result_of
 from minifinetuning.experiments.paper.runner import missing_cells, missing_references
 from minifinetuning.report.tables import markdown_table
@@ -41,15 +40,15 @@ def dry_run(reproduction: Reproduction) -> str:
     missing = missing_cells(reproduction)
     lines = [["cell", "result", "", "tokens", "hours"]]
     for cell in plan.cells:
-        one = cell_estimate(cell, protocol)
+        one = cell_estimate(cell, reproduction.model(cell.model), protocol)
         done = result_of(cell, reproduction) is not None
         hours = f"{one.hours:.2f}" if one.operations else "?"
         path = str(reproduction.result_path(cell))
         state = "done" if done else "to run"
         lines.append([str(cell), path, state, _count(one.tokens), hours])
     references = missing_references(reproduction, missing)
-    parts = [markdown_table(lines, words=3), _total(missing, references, protocol)]
-    parts += [_references(references), _gates(plan.cells), _chosen()]
+    parts = [markdown_table(lines, words=3), _total(missing, references, reproduction)]
+    parts += [_references(references), _gates(reproduction), _chosen()]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -68,8 +67,12 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _total(missing: Sequence[PaperCell], references: Sequence[str], protocol: Protocol) -> str:
-    total = estimate(missing, references, protocol)
+def _total(
+    missing: Sequence[PaperCell], references: Sequence[str], reproduction: Reproduction
+) -> str:
+    protocol = reproduction.protocol
+    prepared = [reproduction.model(name) for name in references]
+    total = estimate(missing, prepared, protocol, reproduction.model)
     text = f"To run: {len(missing)} cells and {len(references)} references under the protocol "
     text += f"{protocol.name!r}, {_count(total.tokens)} tokens of training"
     if not total.operations:
@@ -86,10 +89,11 @@ def _references(models: Sequence[str]) -> str:
     return f"References to prepare first, once a model: {', '.join(models)}."
 
 
-def _gates(cells: Sequence[PaperCell]) -> str:
+def _gates(reproduction: Reproduction) -> str:
+    names = {cell.model for cell in reproduction.plan.cells}
     notes = {
         f"{model.name} ({model.licence})"
-        for model in (paper_model(cell.model) for cell in cells)
+        for model in map(reproduction.model, names)
         if "gated" in model.licence
     }
     return f"Agree to the terms on the hub before: {', '.join(sorted(notes))}." if notes else ""

@@ -76,7 +76,7 @@ def paper_model(name: str) -> PaperModel:
         if known.casefold() == name.casefold():
             return model
     if name == TINY or "/" in name or Path(name).exists():
-        return PaperModel(name if name == TINY else Path(name).name, name, 0, 0, "")
+        return PaperModel(Path(name).name, name, 0, 0, "")
     raise InputError(
         f"--model {name} is not known: give a folder, a hub id, {TINY}, or one of "
         f"{', '.join(PAPER_MODELS)}"

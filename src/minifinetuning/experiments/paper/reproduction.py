@@ -8,6 +8,7 @@ from typing import Any
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import PaperCell, slug
 from minifinetuning.experiments.paper.datasets import dataset_named
+from minifinetuning.experiments.paper.models import PaperModel, paper_model
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.protocol import Protocol
 
@@ -39,15 +40,25 @@ class Machine:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What `mft reproduce` was asked for. `reference` is a prepared checkpoint to start from."""
+    """What `mft reproduce` was asked for.
+
+    `other_model` is one that the paper does not have; `reference` is a prepared checkpoint to start
+    from in place of making one.
+    """
 
     plan: Plan
     protocol: Protocol
     folder: Path
+    other_model: PaperModel | None = None
     corpora: Path | None = None
     reference: Path | None = None
     seed: int = 42
     machine: Machine = field(default_factory=Machine)
+
+    def model(self, name: str) -> PaperModel:
+        """The model that cells call by this name."""
+        other = self.other_model
+        return other if other is not None and other.name == name else paper_model(name)
 
     def result_path(self, cell: PaperCell) -> Path:
         """`OUT/PROTOCOL/MODEL/DATASET/CELL.json`."""

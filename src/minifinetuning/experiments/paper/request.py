@@ -5,7 +5,7 @@ from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.datasets import dataset_named
-from minifinetuning.experiments.paper.models import TINY, paper_model
+from minifinetuning.experiments.paper.models import PAPER_MODELS, TINY, paper_model
 from minifinetuning.experiments.paper.plan import plan_of
 from minifinetuning.experiments.paper.protocol import PAPER, protocol_named
 from minifinetuning.experiments.paper.ray_schedule import on_ray
@@ -21,12 +21,11 @@ def reproduction_of(options: Any) -> Reproduction:
     `options` has the fields of `cli.options.ReproductionOptions`.
     """
     model = None if options.model is None else paper_model(options.model)
-    name = None if model is None else options.model if not model.parameters else model.name
-    protocol = options.protocol or (TINY if name == TINY else PAPER.name)
+    protocol = options.protocol or (TINY if options.model == TINY else PAPER.name)
     plan = plan_of(
         table=options.table,
         figure=options.figure,
-        model=name,
+        model=None if model is None else model.name,
         dataset=None if options.dataset is None else dataset_named(options.dataset).name,
         method=options.method,
     )
@@ -40,6 +39,7 @@ def reproduction_of(options: Any) -> Reproduction:
         plan,
         protocol_named(protocol),
         Path(options.output_dir),
+        other_model=None if model is None or model.name in PAPER_MODELS else model,
         corpora=_folder("--corpora", options.corpora),
         reference=_folder("--reference", options.reference),
         seed=options.seed,

@@ -31,7 +31,7 @@ from minifinetuning.experiments.paper.datasets import (
     dataset_named,
     dataset_sources,
 )
-from minifinetuning.experiments.paper.models import TINY, paper_model
+from minifinetuning.experiments.paper.models import TINY
 from minifinetuning.experiments.paper.reproduction import Reproduction
 from minifinetuning.experiments.paper.tiny import tiny_model
 from minifinetuning.experiments.provenance import commit
@@ -122,7 +122,7 @@ def reference_folder(model: str, reproduction: Reproduction) -> Path:
     """Where the reference of a model lies, or will once it is prepared."""
     if reproduction.reference is not None:
         return reproduction.reference
-    known = paper_model(model)
+    known = reproduction.model(model)
     key = [
         *(known.hub, asdict(reproduction.protocol), reproduction.seed),
         *(str(reproduction.corpora), reproduction.machine.dtype),
@@ -169,7 +169,7 @@ def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
 
 def _starting_model(name: str, reproduction: Reproduction) -> ModelConfig:
     """The published weights, before the reference is prepared."""
-    model = paper_model(name)
+    model = reproduction.model(name)
     place = model.hub
     if place == TINY:
         general = dataset_sources(
