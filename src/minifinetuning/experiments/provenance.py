@@ -4,10 +4,11 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-__all__ = ["commit", "device_name", "versions"]
+__all__ = ["commit", "device_name", "versions", "without_places"]
 
 _PACKAGES = ("minifinetuning", "torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -22,6 +23,18 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def without_places(record: Any) -> Any:
+    """A result with the last part of each absolute path in place of the path.
+
+    Results are kept and shown; how the disk of their machine is laid out says nothing of them.
+    """
+    if isinstance(record, dict):
+        return {name: without_places(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [without_places(value) for value in record]
+    return Path(record).name if isinstance(record, str) and Path(record).is_absolute() else record
 
 
 def commit() -> str | None:

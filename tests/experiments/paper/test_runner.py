@@ -11,7 +11,7 @@ from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.report import write_paper_report
 from minifinetuning.experiments.paper.reproduction import Machine
 from minifinetuning.experiments.paper.runner import reproduce
-from minifinetuning.experiments.paper.runs import CellTask, reference_folder
+from minifinetuning.experiments.paper.runs import CellTask
 from minifinetuning.experiments.processes import in_this_process, one_by_one
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -45,12 +45,13 @@ def test_the_ablation_runs_from_end_to_end(reproduction, own_cache, tmp_path):
     assert result["configuration"]["tau"] == 0.25
     assert result["identity"]["cell"]["dataset"] == "Pile of Law"
     assert {"versions", "device", "commit"} <= result.keys()
+    assert str(tmp_path) not in json.dumps(result)
     assert json.loads((folder / "reference.json").read_text())["method"] == "reference"
     report = write_paper_report(asked, outcome.results)
     assert "4 of 4 rows are done" in report
     assert (tmp_path / "results/short/table-3.md").read_text().strip() == report
     assert [path.name for path in (own_cache / "references").iterdir()] == [
-        reference_folder("tiny", asked).name
+        asked.reference_folder("tiny").name
     ]
     assert not list(tmp_path.glob("results/**/*.safetensors"))
     assert not list((own_cache / "references").rglob("checkpoint-*"))
@@ -148,6 +149,28 @@ def test_without_its_reference_no_cell_is_run(reproduction):
     assert outcome.failed == {"reference of tiny": "no"}
 
 
+def test_a_reference_tuned_by_an_adapter_takes_adapters(reproduction, own_cache):
+    protocol = replace(reproduction(table=3).protocol, reference_adapter="lora")
+    asked = with_cells(
+        reproduction(table=3, protocol=protocol), paper_cell("tiny", "LoRA", "PubMed")
+    )
+    reproduce(asked, HERE).require_complete()
+    (folder,) = (own_cache / "references").iterdir()
+    assert (folder / "model.safetensors").exists()
+    assert not list(folder.glob("adapter*"))
+
+
+def test_scores_of_another_reference_are_not_taken(reproduction, own_cache, tmp_path):
+    reproduce(reproduction(table=3, method="FT"), HERE)
+    scores = tmp_path / "results/short/tiny/pile_of_law/reference.json"
+    before = json.loads(scores.read_text())
+    other = replace(reproduction(table=3, method="FT"), seed=7)
+    reproduce(other, HERE, overwrite=True)
+    after = json.loads(scores.read_text())
+    assert after["identity"]["seed"] == 7
+    assert after["scores"] != before["scores"]
+
+
 def test_a_prepared_reference_is_taken_as_it_is(reproduction, own_cache):
     reproduce(reproduction(table=3, method="FT"), HERE)
     (prepared,) = (own_cache / "references").iterdir()
@@ -155,15 +178,16 @@ def test_a_prepared_reference_is_taken_as_it_is(reproduction, own_cache):
     asked = replace(reproduction(table=3, method="FT", folder="other"), reference=kept)
     outcome = reproduce(asked, HERE)
     (result,) = outcome.results.values()
-    assert result["configuration"]["model"] == str(kept)
+    assert result["configuration"]["model"] == "prepared"
+    assert result["identity"]["reference"] == "prepared"
     assert not list((own_cache / "references").iterdir())
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"seed": 7}, "ft.json is of another seed: name another --output_dir"),
-        ({"steps": 3}, "ft.json is of another protocol"),
+        ({"seed": 7}, r"ft\.json is of another seed, reference: name another --output_dir"),
+        ({"steps": 3}, r"ft\.json is of another protocol"),
     ],
 )
 def test_results_of_other_settings_are_refused(reproduction, change, sentence):

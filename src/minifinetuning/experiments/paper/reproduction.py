@@ -1,5 +1,6 @@
 """A reproduction: which cells, under which protocol, from what text, and where results lie."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import PaperCell, slug
-from minifinetuning.experiments.paper.datasets import dataset_named
+from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, dataset_sources
 from minifinetuning.experiments.paper.models import PaperModel, paper_model
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.protocol import Protocol
+from minifinetuning.files import cache_folder
 
 __all__ = ["Machine", "Reproduction", "result_of"]
 
@@ -69,9 +71,30 @@ class Reproduction:
         """Where the results of a model lie."""
         return self.folder / self.protocol.name / slug(model)
 
+    def reference_folder(self, model: str) -> Path:
+        """Where the reference of a model lies, or will once it is prepared."""
+        if self.reference is not None:
+            return self.reference
+        known = self.model(model)
+        general = None
+        if self.corpora is not None:
+            (source,) = dataset_sources(
+                GENERAL, corpora=self.corpora, tokenizer=None, tokens=0, cache=None
+            )
+            # By name and size, not by place: the same on every machine.
+            general = [Path(source).name, Path(source).stat().st_size]
+        key = [known.hub, asdict(self.protocol), self.seed, general, self.machine.dtype]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+        return cache_folder() / "references" / f"{slug(known.name)}-{digest}"
+
     def identity(self, cell: PaperCell) -> dict[str, Any]:
-        """What a result depends on, beside the texts and weights that their names stand for."""
-        return {"protocol": asdict(self.protocol), "cell": asdict(cell), "seed": self.seed}
+        """What a result depends on, beside the specialized text that its name stands for."""
+        return {
+            "protocol": asdict(self.protocol),
+            "cell": asdict(cell),
+            "seed": self.seed,
+            "reference": self.reference_folder(cell.model).name,
+        }
 
 
 def result_of(cell: PaperCell, reproduction: Reproduction) -> dict[str, Any] | None:

@@ -12,7 +12,6 @@ from minifinetuning.experiments.paper.reproduction import Reproduction, result_o
 from minifinetuning.experiments.paper.runs import (
     CellTask,
     ReferenceTask,
-    reference_folder,
     text_sources,
 )
 from minifinetuning.experiments.processes import Schedule, Task
@@ -86,7 +85,7 @@ def missing_references(reproduction: Reproduction, cells: list[PaperCell]) -> li
     return [
         model
         for model in dict.fromkeys(cell.model for cell in cells)
-        if not reference_folder(model, reproduction).exists()
+        if not reproduction.reference_folder(model).exists()
     ]
 
 

@@ -1,10 +1,10 @@
 """What a cell of the paper, and the reference that it starts from, are as runs."""
 
-import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minifinetuning.config import (
     ComparisonConfig,
@@ -13,6 +13,7 @@ from minifinetuning.config import (
     ModelConfig,
     ReferenceConfig,
 )
+from minifinetuning.evaluation import TextScores
 from minifinetuning.experiments.compare.cell import Cell, Settings, chosen_options
 from minifinetuning.experiments.compare.cell_run import measured
 from minifinetuning.experiments.compare.methods import parsed_methods
@@ -23,7 +24,6 @@ from minifinetuning.experiments.paper.cells import (
     USUAL_RANK,
     USUAL_TAU,
     PaperCell,
-    slug,
 )
 from minifinetuning.experiments.paper.datasets import (
     GENERAL,
@@ -34,12 +34,12 @@ from minifinetuning.experiments.paper.datasets import (
 from minifinetuning.experiments.paper.models import TINY
 from minifinetuning.experiments.paper.reproduction import Reproduction
 from minifinetuning.experiments.paper.tiny import tiny_model
-from minifinetuning.experiments.provenance import commit
+from minifinetuning.experiments.provenance import commit, without_places
 from minifinetuning.experiments.reference import prepare_reference
 from minifinetuning.files import cache_folder, write_atomically
-from minifinetuning.models.loading import load_tokenizer
+from minifinetuning.models.loading import is_adapter, load_model, load_tokenizer
 
-__all__ = ["CellTask", "ReferenceTask", "reference_folder", "text_sources"]
+__all__ = ["CellTask", "ReferenceTask", "text_sources"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ReferenceTask:
 
     def __call__(self) -> None:
         """Write the checkpoint into the cache, and its figures beside the results."""
-        folder = reference_folder(self.model, self.reproduction)
+        folder = self.reproduction.reference_folder(self.model)
         if not folder.exists():
             self._prepare(folder)
         target = self.reproduction.model_folder(self.model) / "reference.json"
@@ -86,6 +86,8 @@ class ReferenceTask:
         )
         for checkpoint in staged.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+        if is_adapter(str(staged)):
+            _merge(staged)
         staged.rename(folder)
 
 
@@ -103,32 +105,38 @@ class CellTask:
         (method,) = parsed_methods(METHODS[cell.method])
         rate = reproduction.protocol.learning_rate_of(cell.method)
         path = reproduction.result_path(cell)
-        start, known = path.with_name("reference.json"), None
-        if start.exists():
-            known = scores_from(json.loads(start.read_text(encoding="utf-8")))
+        # Whatever is varied, a model starts with the same scores on the same texts.
+        start = path.with_name("reference.json")
+        identity = reproduction.identity(cell)
+        shared = {name: value for name, value in identity.items() if name != "cell"}
+        known = _known_scores(start, shared)
         try:
             run = measured(Cell(method, rate, reproduction.seed), settings, known)
         finally:
             shutil.rmtree(settings.folder, ignore_errors=True)
         if known is None:
-            write_atomically(start, scores_record(run.reference))
+            record = {"identity": shared, "scores": scores_record(run.reference)}
+            write_atomically(start, record)
         ((_, result),) = run.results
-        write_atomically(
-            path, result | {"identity": reproduction.identity(cell), "commit": commit()}
-        )
+        kept = without_places(result) | {"identity": identity, "commit": commit()}
+        write_atomically(path, kept)
 
 
-def reference_folder(model: str, reproduction: Reproduction) -> Path:
-    """Where the reference of a model lies, or will once it is prepared."""
-    if reproduction.reference is not None:
-        return reproduction.reference
-    known = reproduction.model(model)
-    key = [
-        *(known.hub, asdict(reproduction.protocol), reproduction.seed),
-        *(str(reproduction.corpora), reproduction.machine.dtype),
-    ]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-    return cache_folder() / "references" / f"{slug(known.name)}-{digest}"
+def _merge(folder: Path) -> None:
+    """The adapter in this folder into its model: adapters of its own are trained on a reference."""
+    model = load_model(str(folder))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).unlink()
+    model.save_pretrained(folder)
+
+
+def _known_scores(path: Path, identity: dict[str, Any]) -> dict[str, TextScores] | None:
+    """The starting model's scores, where an earlier cell of these settings has measured them."""
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    same = found["identity"] == json.loads(json.dumps(identity))
+    return scores_from(found["scores"]) if same else None
 
 
 def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
@@ -153,7 +161,7 @@ def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
         disable_tqdm=True,
     )
     return Settings(
-        ModelConfig(str(reference_folder(cell.model, reproduction)), dtype=machine.dtype),
+        ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=machine.dtype),
         DataConfig(
             data=text_sources(dataset_named(cell.dataset), cell.model, reproduction),
             general=text_sources(GENERAL, cell.model, reproduction),
