@@ -81,7 +81,6 @@ class ReferenceTask:
                 gradient_checkpointing=reproduction.machine.gradient_checkpointing,
                 bf16=reproduction.machine.bf16,
                 seed=reproduction.seed,
-                disable_tqdm=True,
             ),
         )
         for checkpoint in staged.glob("checkpoint-*"):
@@ -158,7 +157,6 @@ def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
         gradient_checkpointing=machine.gradient_checkpointing or None,
         bf16=machine.bf16,
         seed=reproduction.seed,
-        disable_tqdm=True,
     )
     return Settings(
         ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=machine.dtype),
