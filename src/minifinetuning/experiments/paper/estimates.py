@@ -9,6 +9,7 @@ texts (2N a token).
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from minifinetuning.experiments.compare.methods import parsed_methods
 from minifinetuning.experiments.paper.cells import METHODS, PaperCell
 from minifinetuning.experiments.paper.models import PaperModel
 from minifinetuning.experiments.paper.protocol import Protocol
@@ -54,9 +55,9 @@ def estimate(
     teachers: set[tuple[str, str, bool]] = set()
     for cell in cells:
         total += cell_estimate(cell, model_of(cell.model), protocol)
-        words = METHODS[cell.method].split("+")
-        if _has_teacher(words):
-            teachers.add((cell.model, cell.dataset, "replay" in words))
+        (method,) = parsed_methods(METHODS[cell.method])
+        if method.needs_teacher:
+            teachers.add((cell.model, cell.dataset, method.replay is not None))
     for model, _, replays in teachers:
         known = model_of(model)
         unique = protocol.train_tokens * (2 if replays else 1)
@@ -71,9 +72,8 @@ def estimate(
 def cell_estimate(cell: PaperCell, model: PaperModel, protocol: Protocol) -> Estimate:
     """A cell without its teacher, which others share; no weights are kept of it."""
     parameters = model.parameters
-    words = METHODS[cell.method].split("+")
-    adapter = {"lora", "dora", "ia3"} & {*words}
-    training = (4 if adapter else 6) * parameters * protocol.run_tokens
+    (method,) = parsed_methods(METHODS[cell.method])
+    training = (4 if method.adapter else 6) * parameters * protocol.run_tokens
     return Estimate(protocol.run_tokens, training + _evaluations(parameters, protocol))
 
 
@@ -87,7 +87,3 @@ def reference_estimate(model: PaperModel, protocol: Protocol) -> Estimate:
 def _evaluations(parameters: int, protocol: Protocol) -> float:
     """Both validation texts, after each share of the steps."""
     return 2.0 * parameters * protocol.evaluations * 2 * protocol.validation_tokens
-
-
-def _has_teacher(words: list[str]) -> bool:
-    return bool({"mft", "corrective", "single_correction"} & {*words})

@@ -6,7 +6,7 @@ from minifinetuning.experiments.paper.cells import PaperCell
 from minifinetuning.experiments.paper.estimates import GPU, cell_estimate, estimate
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.protocol import CHOSEN_BY_US
-from minifinetuning.experiments.paper.reproduction import Reproduction, result_of
+from minifinetuning.experiments.paper.reproduction import Reproduction
 from minifinetuning.experiments.paper.runner import missing_cells, missing_references
 from minifinetuning.report.tables import markdown_table
 
@@ -41,10 +41,9 @@ def dry_run(reproduction: Reproduction) -> str:
     lines = [["cell", "result", "", "tokens", "hours"]]
     for cell in plan.cells:
         one = cell_estimate(cell, reproduction.model(cell.model), protocol)
-        done = result_of(cell, reproduction) is not None
         hours = f"{one.hours:.2f}" if one.operations else "?"
         path = str(reproduction.result_path(cell))
-        state = "done" if done else "to run"
+        state = "to run" if cell in missing else "done"
         lines.append([str(cell), path, state, _count(one.tokens), hours])
     references = missing_references(reproduction, missing)
     parts = [markdown_table(lines, words=3), _total(missing, references, reproduction)]

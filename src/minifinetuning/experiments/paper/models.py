@@ -14,7 +14,7 @@ class PaperModel:
 
     `parameters` (tied ones once) and `hidden_size` are what estimates are made of. `licence` says
     what must be agreed to on the hub before the weights, or the tokenizer, can be fetched. In the
-    tables that have no row of it, it stands in for the smallest model there.
+    tables that have no row of it, it stands in for the first model there.
     """
 
     name: str
@@ -69,7 +69,7 @@ TINY = "tiny"
 def paper_model(name: str) -> PaperModel:
     """The model of this name, in any case; a folder or hub id is a model of its own.
 
-    Such a model has no published values: it stands in for the paper's smallest one of each table.
+    Such a model has no published values: it stands in for the first one of each table.
     Raises InputError for what is neither.
     """
     for known, model in PAPER_MODELS.items():
