@@ -83,7 +83,7 @@ def test_a_cell_from_the_command_line(
     arguments += ["--corpora", str(corpora), "--output_dir", str(tmp_path / "results")]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "Table 3: 1 of 1 rows are done. The paper has no tiny" in printed
+    assert "Table 3: 1 of 1 rows are done. The paper has no tiny here" in printed
     assert "| tiny " in printed
     result = json.loads((tmp_path / "results/tiny/tiny/pile_of_law/ft.json").read_text())
     assert result["last_step"] == 2

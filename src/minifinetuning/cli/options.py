@@ -12,6 +12,9 @@ __all__ = [
     "option_types",
 ]
 
+Numbers = list[float]
+"""By this name where a field called `list` hides the type's own."""
+
 
 def option_types(verb: str) -> tuple[Any, ...]:
     """The dataclasses that a verb's options fill, in the order in which the verb takes them."""
@@ -120,10 +123,17 @@ class ReproductionOptions:
         metadata={"help": "A model of the paper; tiny; or a folder or hub id in place of one."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "PubMed, Pile of Law or OpenWebMath."}
+        default=None,
+        metadata={
+            "help": "PubMed, Pile of Law or OpenWebMath; a table of one dataset is run on this one."
+        },
     )
     method: str | None = field(
         default=None, metadata={"help": "A method as the tables name it: FT, MFT, LoRA+MFT, …"}
+    )
+    values: Numbers | None = field(
+        default=None,
+        metadata={"help": "Of what is varied only these: τ, ν, rank, or share of the text."},
     )
     protocol: str | None = field(
         default=None,

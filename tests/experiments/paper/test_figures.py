@@ -1,6 +1,7 @@
 """What is drawn is what was measured: read back from the picture's own text and marks."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,19 @@ def test_a_cell_that_is_not_done_is_left_out(tmp_path):
     # Three evaluations of S and DG, one of DG/S, which has no meaning where S is not above 0; and
     # the mark in the legend.
     assert marks(whole) - marks(part) == 3 + 3 + 1 + 1
+
+
+def test_a_few_budgets_keep_their_colours(tmp_path):
+    whole, narrowed = FIGURES[5], replace(FIGURES[5], values=frozenset([0.5]))
+    results = results_of(whole, "OpenELM 270M")
+    for name, figure in (("whole.svg", whole), ("part.svg", narrowed)):
+        save_paper_figure(figure, "OpenELM 270M", results, PAPER, tmp_path / name)
+    colours = [
+        {*re.findall(r"stroke: (#[0-9a-f]{6})", (tmp_path / n).read_text())}
+        for n in ("whole.svg", "part.svg")
+    ]
+    assert "#5aa2cf" in colours[1]
+    assert colours[0] - colours[1] == {"#a6cee3", "#1f6fae", "#08306b"}
 
 
 def test_a_figure_is_drawn_for_models_that_have_a_cell_of_it():

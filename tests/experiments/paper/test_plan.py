@@ -169,12 +169,43 @@ def test_another_model_stands_in_for_the_first_of_a_table():
     assert {cell.model for cell in plan_of(table=10, model="tiny").cells} == {"tiny"}
 
 
+def test_another_dataset_stands_in_for_the_only_one_of_a_table_or_figure():
+    plan = plan_of(table=3, model="OpenELM 270M", dataset="PubMed")
+    assert {row.cell.dataset for row in plan.rows} == {"PubMed"}
+    assert [row.specialization for row in plan.rows] == [
+        row.specialization for row in plan_of(table=3, model="OpenELM 270M").rows
+    ]
+    assert {cell.dataset for cell in plan_of(figure=5, dataset="OpenWebMath").cells} == {
+        "OpenWebMath"
+    }
+    # Where the paper has more than one, a dataset chooses among them; of everything too.
+    assert len(plan_of(table=2, dataset="PubMed").rows) == 18
+    chosen = plan_of(dataset="PubMed").rows
+    assert {row.table for row in chosen} == {2, 4, 5, 6, 10}
+
+
+def test_a_few_values_of_what_is_varied():
+    taus = plan_of(table=8, model="OpenELM 270M", values=[0.1, 1.0])
+    assert [row.label for row in taus.rows] == ["τ = 1", "τ = 0.1"]
+    assert [cell.method for cell in taus.cells] == ["FT", "MFT"]
+    shares = plan_of(figure=5, values=[0.25, 1])
+    assert [cell.name for cell in shares.cells] == ["ft-data0.25", "ft", "mft-data0.25", "mft"]
+    ((figure, _),) = plan_of(figure=7, values=[0.5, 64]).figures
+    assert [(line.name, line.x) for line in figure.series("m")] == [
+        ("MFT, τ", (0.5,)),
+        ("DoRA, r / 200", (0.32,)),
+    ]
+    assert {row.table for row in plan_of(values=[0.5]).rows} == {7, 8}
+
+
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
         ({"table": 11}, "--table 11 is not there: choose one of 2, 3"),
         ({"figure": 3}, "--figure 3 is not there: choose one of 2, 4, 5, 6, 7"),
-        ({"table": 3, "dataset": "PubMed"}, "nothing of the paper is left"),
+        ({"table": 3, "method": "Replay"}, "nothing of the paper is left"),
+        ({"table": 8, "values": [0.25]}, "nothing of the paper is left"),
+        ({"figure": 5, "values": [3.0]}, "nothing of the paper is left"),
         ({"table": 2, "model": "Phi 2"}, "nothing of the paper is left"),
     ],
 )

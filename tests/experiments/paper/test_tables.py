@@ -41,9 +41,13 @@ def test_a_ratio_that_was_not_published_has_no_difference():
 
 def test_a_stand_in_is_said_to_be_one():
     text = table_reports(plan_of(table=8, model="tiny").rows, {})[8]
-    assert "The paper has no tiny: beside it stand the values of OpenELM 270M" in text
+    assert "The paper has no tiny here: beside it stand the values of OpenELM 270M" in text
     assert "0 of 11 rows are done" in text
     assert "stand" not in table_reports(plan_of(table=8, model="OpenELM 450M").rows, {})[8]
+    text = table_reports(plan_of(table=3, model="OpenELM 450M", dataset="PubMed").rows, {})[3]
+    assert "The paper has no PubMed here: beside it stand the values of Pile of Law, " in text
+    text = table_reports(plan_of(table=3, model="tiny", dataset="PubMed").rows, {})[3]
+    assert "no tiny and no PubMed here: beside it stand the values of OpenELM 270M on Pile" in text
 
 
 def test_the_row_of_a_knob_is_named_by_it():

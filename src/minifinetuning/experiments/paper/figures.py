@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifinetuning.experiments.paper.cells import PaperCell
-from minifinetuning.experiments.paper.plan import FigurePlan, Series
+from minifinetuning.experiments.paper.plan import DATA_SHARES, FigurePlan, Series
 from minifinetuning.experiments.paper.protocol import Protocol
 from minifinetuning.experiments.paper.published import published_values
 from minifinetuning.report.figures import saved_figure
@@ -55,7 +55,7 @@ def _over_steps(
 def _draw_histories(
     axes: "Axes", line: Series, quantity: str, results: Results, protocol: Protocol
 ) -> None:
-    for cell, colour in zip(line.cells, _SHADES, strict=True):
+    for share, cell in zip(line.values, line.cells, strict=True):
         if cell not in results:
             continue
         points = [
@@ -65,6 +65,7 @@ def _draw_histories(
         ]
         steps, values = [step for step, _ in points], [value for _, value in points]
         name = f"{protocol.tokens_of(cell):,} tokens"
+        colour = _SHADES[DATA_SHARES.index(share)]
         axes.plot(steps, values, "o-", color=colour, markersize=3, linewidth=1.4, label=name)
 
 

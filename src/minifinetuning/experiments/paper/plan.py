@@ -1,13 +1,13 @@
 """Which cells a table or a figure of the paper is made of."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import PaperCell, paper_cell
 from minifinetuning.experiments.paper.published import TABLES, Published, published_values
 
-__all__ = ["FIGURES", "FigurePlan", "Plan", "Series", "plan_of", "stand_in"]
+__all__ = ["DATA_SHARES", "FIGURES", "FigurePlan", "Plan", "Series", "plan_of", "stand_in"]
 
 TAUS = tuple(tenth / 10 for tenth in range(11))
 NEW_DATA_FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -20,22 +20,45 @@ FULL_RANK = 200
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a figure: cells over a knob. `x` are the knob's values, ranks as shares of 200."""
+    """A line of a figure: cells over the `values` of a knob, of which the one at `full` is at 1."""
 
     name: str
-    x: tuple[float, ...]
+    values: tuple[float, ...]
     cells: tuple[PaperCell, ...]
+    full: float = 1.0
+
+    @property
+    def x(self) -> tuple[float, ...]:
+        """Where the cells stand."""
+        return (*(value / self.full for value in self.values),)
+
+    def only(self, values: Collection[float]) -> "Series":
+        """The cells of these values of the knob."""
+        kept = [pair for pair in zip(self.values, self.cells, strict=True) if pair[0] in values]
+        return replace(
+            self, values=(*(value for value, _ in kept),), cells=(*(cell for _, cell in kept),)
+        )
 
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """A figure: what it shows, and its lines for a model. `over_steps` are lines over training."""
+    """A figure: what it shows, and its lines for a model. `over_steps` are lines over training.
+
+    `lines` are those of a model and a dataset; `values` are the only ones of the knob, if not None.
+    """
 
     number: int
     title: str
     models: tuple[str, ...]
-    series: Callable[[str], list[Series]]
+    dataset: str
+    lines: Callable[[str, str], list[Series]]
     over_steps: bool = False
+    values: frozenset[float] | None = None
+
+    def series(self, model: str) -> list[Series]:
+        """The lines for a model."""
+        lines = self.lines(model, self.dataset)
+        return lines if self.values is None else [line.only(self.values) for line in lines]
 
     def cells(self, models: Sequence[str]) -> list[PaperCell]:
         """Those of these models, each once."""
@@ -58,18 +81,22 @@ def _fractions(model: str, dataset: str) -> Series:
 
 def _ranks(model: str, dataset: str) -> Series:
     cells = (paper_cell(model, "DoRA", dataset, rank=rank) for rank in RANKS)
-    return Series("DoRA, r / 200", (*(rank / FULL_RANK for rank in RANKS),), (*cells,))
+    return Series("DoRA, r / 200", RANKS, (*cells,), full=FULL_RANK)
 
 
-def _scarcity(model: str) -> list[Series]:
+def _scarcity(model: str, dataset: str) -> list[Series]:
     return [
         Series(
             method,
             DATA_SHARES,
-            (*(paper_cell(model, method, "PubMed", data_share=share) for share in DATA_SHARES),),
+            (*(paper_cell(model, method, dataset, data_share=share) for share in DATA_SHARES),),
         )
         for method in ("FT", "MFT")
     ]
+
+
+def _lines(*parts: Callable[[str, str], Series]) -> Callable[[str, str], list[Series]]:
+    return lambda model, dataset: [part(model, dataset) for part in parts]
 
 
 _OPENELM = ("OpenELM 270M", "OpenELM 450M", "OpenELM 1.1B")
@@ -81,6 +108,7 @@ FIGURES = {
             2,
             "S and DG over the steps of finetuning and minifinetuning, by training tokens",
             ("OpenELM 270M",),
+            "PubMed",
             _scarcity,
             over_steps=True,
         ),
@@ -88,12 +116,14 @@ FIGURES = {
             4,
             "MFT of increasing τ, replay of increasing ν, DoRA of increasing rank",
             ("OpenELM 1.1B",),
-            lambda model: [part(model, "Pile of Law") for part in (_targets, _fractions, _ranks)],
+            "Pile of Law",
+            _lines(_targets, _fractions, _ranks),
         ),
         FigurePlan(
             5,
             "S, DG and DG/S over the steps of finetuning and minifinetuning, by training tokens",
             ("OpenELM 270M",),
+            "PubMed",
             _scarcity,
             over_steps=True,
         ),
@@ -101,13 +131,15 @@ FIGURES = {
             6,
             "Replay of increasing ν against MFT of increasing τ",
             _OPENELM,
-            lambda model: [part(model, "Pile of Law") for part in (_targets, _fractions)],
+            "Pile of Law",
+            _lines(_targets, _fractions),
         ),
         FigurePlan(
             7,
             "DoRA of increasing rank against MFT of increasing τ",
             ("OpenELM 1.1B",),
-            lambda model: [part(model, "OpenWebMath") for part in (_targets, _ranks)],
+            "OpenWebMath",
+            _lines(_targets, _ranks),
         ),
     )
 }
@@ -135,38 +167,58 @@ def plan_of(
     model: str | None = None,
     dataset: str | None = None,
     method: str | None = None,
+    values: Collection[float] | None = None,
 ) -> Plan:
     """The rows and figures asked for; where neither a table nor a figure is named, all of them.
 
     A `model` that the paper does not have stands in for the first one of each table, and is that
-    of each figure. `dataset` and `method` are names of the paper. Raises InputError for a number
-    that no table or figure has, and where nothing is left.
+    of each figure. `dataset` and `method` are names of the paper; a table or figure of one dataset
+    that was named itself is run on any other. `values` are the only ones of what a table or figure
+    varies: tau, nu, the rank, or the training text as a share. Raises InputError for a number that
+    no table or figure has, and where nothing is left.
     """
     _require_known("--table", table, TABLES)
     _require_known("--figure", figure, tuple(FIGURES))
     everything = table is None and figure is None
     numbers = TABLES if everything else () if table is None else (table,)
     rows = [row for number in numbers for row in _rows(number, model)]
+    if dataset and not everything and len({row.cell.dataset for row in rows}) == 1:
+        rows = [replace(row, cell=replace(row.cell, dataset=dataset)) for row in rows]
     rows = [
         row
         for row in rows
-        if dataset in (None, row.cell.dataset) and method in (None, row.method, row.cell.method)
+        if dataset in (None, row.cell.dataset)
+        and method in (None, row.method, row.cell.method)
+        and (values is None or row.knob in values)
     ]
     chosen = FIGURES.values() if everything else [] if figure is None else [FIGURES[figure]]
-    figures = [(plan, (model,) if model else plan.models) for plan in chosen]
     if (dataset or method) and figure is None:
-        figures = []
+        chosen = []
+    figures = [
+        (_narrowed(plan, dataset, values), (model,) if model else plan.models) for plan in chosen
+    ]
+    figures = [(plan, models) for plan, models in figures if plan.cells(models)]
     if not rows and not figures:
         raise InputError(
-            "nothing of the paper is left under these --table, --model, --dataset and --method: "
-            "`mft reproduce --list` says what there is"
+            "nothing of the paper is left under these --table, --model, --dataset, --method and "
+            "--values: `mft reproduce --list` says what there is"
         )
     return Plan(rows, figures)
 
 
-def stand_in(rows: Sequence[Published]) -> str:
-    """The model of a table that another stands in for: the first one that it lists."""
-    return rows[0].cell.model
+def _narrowed(
+    figure: FigurePlan, dataset: str | None, values: Collection[float] | None
+) -> FigurePlan:
+    return replace(
+        figure,
+        dataset=dataset or figure.dataset,
+        values=None if values is None else frozenset(values),
+    )
+
+
+def stand_in(rows: Sequence[Published]) -> PaperCell:
+    """The cell of a table that another model or dataset stands in for: the first that it lists."""
+    return rows[0].cell
 
 
 def _rows(number: int, model: str | None) -> list[Published]:
@@ -176,7 +228,7 @@ def _rows(number: int, model: str | None) -> list[Published]:
     known = {row.cell.model for row in published_values()}
     if model in known:
         return [row for row in rows if row.cell.model == model]
-    first = stand_in(rows)
+    first = stand_in(rows).model
     return [
         replace(row, cell=replace(row.cell, model=model)) for row in rows if row.cell.model == first
     ]

@@ -41,6 +41,12 @@ class Published:
             return f"r = {self.rank}"
         return self.method
 
+    @property
+    def knob(self) -> float | None:
+        """The value of what the table varies, where it is not the method."""
+        knobs = (self.tau, self.new_data_fraction, self.rank)
+        return next((value for value in knobs if value is not None), None)
+
 
 @cache
 def published_values() -> tuple[Published, ...]:

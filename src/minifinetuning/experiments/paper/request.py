@@ -28,6 +28,7 @@ def reproduction_of(options: Any) -> Reproduction:
         model=None if model is None else model.name,
         dataset=None if options.dataset is None else dataset_named(options.dataset).name,
         method=options.method,
+        values=options.values,
     )
     machine = Machine(
         dtype=options.dtype,

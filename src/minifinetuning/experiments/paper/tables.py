@@ -33,14 +33,20 @@ def table_reports(
 
 
 def _stand_in_note(number: int, rows: Sequence[Published]) -> str:
-    """Which model's values are beside those of a model that the paper does not have."""
+    """Whose values are beside those of a model or dataset that the table does not have."""
     published = [row for row in published_values() if row.table == number]
-    own = rows[0].cell.model
-    if own in {row.cell.model for row in published}:
+    first, own = stand_in(published), rows[0].cell
+    has_model = own.model in {row.cell.model for row in published}
+    has_dataset = own.dataset in {row.cell.dataset for row in published}
+    if has_model and has_dataset:
         return ""
+    lacking = [
+        name for name, has in ((own.model, has_model), (own.dataset, has_dataset)) if not has
+    ]
+    beside = [first.model] * (not has_model) + [first.dataset] * (not has_dataset)
     return (
-        f" The paper has no {own}: beside it stand the values of {stand_in(published)}, for "
-        "orientation, not as what should come out."
+        f" The paper has no {' and no '.join(lacking)} here: beside it stand the values of "
+        f"{' on '.join(beside)}, for orientation, not as what should come out."
     )
 
 

@@ -1,0 +1,227 @@
+"""The paper's claims on measured cells: tables with intervals, and pictures.
+
+    mft reproduce … --output_dir results        # measures the cells
+    python benchmarks/evidence.py               # tells what they say
+
+Reads the results that `mft reproduce` left in one model's folder, and writes `evidence.md` and the
+pictures beside it. Two methods are compared on the same resamples of the same validation sequences,
+so that how hard a sequence is cancels.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from minifinetuning.files import write_atomically
+from minifinetuning.report import comparison_table
+from minifinetuning.report.figures import saved_figure
+from minifinetuning.report.tables import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parents[1] / "results"
+RESAMPLES, LEVEL = 2000, 0.95
+
+DOMAINS = {"pubmed": "medical text", "openwebmath": "mathematical text"}
+METHODS = {
+    "ft": "FT",
+    "mft": "MFT",
+    "lora": "LoRA",
+    "lora+mft": "LoRA+MFT",
+    "replay": "Replay",
+    "replay+mft": "Replay+MFT",
+}
+RUNGS = {
+    "ft": "FT",
+    "corrective": "corrective finetuning",
+    "single_correction": "single correction",
+    "mft": "MFT",
+}
+TAUS = {0.0: "mft-tau0", 0.1: "mft-tau0.1", 0.25: "mft", 0.5: "mft-tau0.5", 1.0: "ft"}
+SHARES = {0.25: "-data0.25", 0.5: "-data0.5", 1.0: ""}
+DIFFERENCES = ("S / S of MFT", "DG - DG of MFT, %", "DG/S - DG/S of MFT")
+COLOURS = {"FT": "#D55E00", "MFT": "#0072B2", "Replay": "#009E73", "LoRA": "#CC79A7"}
+
+Result = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "small/reference")
+    folder = parser.parse_args().results
+    results = {domain: cells_of(folder / domain) for domain in DOMAINS}
+    write_atomically(folder / "evidence.md", "\n\n".join(sections(results)) + "\n")
+    save_domains(results, folder / "domains.png")
+    save_knobs(results["pubmed"], folder / "knobs.png")
+
+
+def cells_of(folder: Path) -> dict[str, Result]:
+    """The results of a domain by their names, and the `reference` that all started from."""
+    return {
+        path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))
+    }
+
+
+def sections(results: Mapping[str, Mapping[str, Result]]) -> Iterable[str]:
+    """The tables, each under its heading."""
+    for domain, title in DOMAINS.items():
+        yield f"## Methods on {title}"
+        yield comparison_table(named(results[domain], METHODS))
+        yield claims_table(results[domain])
+    medical = results["pubmed"]
+    yield "## Ablation (table 3) on medical text"
+    yield comparison_table(named(medical, RUNGS))
+    yield "## τ (table 8) on medical text"
+    yield comparison_table(named(medical, {cell: f"τ = {tau:g}" for tau, cell in TAUS.items()}))
+    yield "## Scarce data (section 5) on medical text"
+    yield comparison_table(named(medical, budgets(medical)))
+    yield scarcity_table(medical)
+
+
+def named(cells: Mapping[str, Result], names: Mapping[str, str]) -> dict[str, Result]:
+    """The cells of `names` under the names that a person reads."""
+    return {name: cells[cell] for cell, name in names.items()}
+
+
+def budgets(cells: Mapping[str, Result]) -> dict[str, str]:
+    """The cells over the amounts of text, smallest first, FT before MFT."""
+    return {
+        f"{method}{ending}": f"{method.upper()}, {tokens(cells[f'{method}{ending}']):,} tokens"
+        for ending in SHARES.values()
+        for method in ("ft", "mft")
+    }
+
+
+def tokens(result: Result) -> int:
+    """The tokens of the training text of a cell."""
+    count: int = result["data"]["specialized"]["train_tokens"]
+    return count
+
+
+def claims_table(cells: Mapping[str, Result]) -> str:
+    """Each method beside MFT."""
+    rows = [["compared with MFT", *DIFFERENCES]]
+    for cell, name in METHODS.items():
+        if cell != "mft":
+            rows.append([name, *differences(cells[cell], cells["mft"], cells["reference"])])
+    return markdown_table(rows)
+
+
+def scarcity_table(cells: Mapping[str, Result]) -> str:
+    """FT beside MFT for each amount of text."""
+    rows = [["FT compared with MFT", *DIFFERENCES]]
+    for ending in SHARES.values():
+        ft, mft = cells[f"ft{ending}"], cells[f"mft{ending}"]
+        rows.append([f"{tokens(ft):,} tokens", *differences(ft, mft, cells["reference"])])
+    return markdown_table(rows)
+
+
+def differences(theirs: Result, ours: Result, reference: Result) -> list[str]:
+    """`DIFFERENCES` of a result from MFT's, each with its interval."""
+    gained, lost, cost = (
+        [result[name] for result in (theirs, ours)]
+        for name in ("specialization", "degeneralization", "ratio")
+    )
+    draws = [resampled(result, reference) for result in (theirs, ours)]
+    return [
+        shown(gained[0] / gained[1], draws[0][0] / draws[1][0], 2),
+        shown(lost[0] - lost[1], draws[0][1] - draws[1][1], 2),
+        shown(cost[0] - cost[1], draws[0][1] / draws[0][0] - draws[1][1] / draws[1][0], 3),
+    ]
+
+
+def resampled(result: Result, reference: Result) -> Tensor:
+    """(2, resamples) of S and DG in %, over the same resamples of sequences for every result."""
+    generator = torch.Generator().manual_seed(0)
+    draws = []
+    for name, sign in (("specialized", -1.0), ("general", 1.0)):
+        start, tuned = (record["scores"][name] for record in (reference, result))
+        assert start["tokens"] == tuned["tokens"], "results of the same sequences"
+        likelihood = [torch.tensor(of["negative_log_likelihood"]).double() for of in (start, tuned)]
+        predicted = torch.tensor(start["tokens"]).double()
+        picks = torch.randint(len(predicted), (RESAMPLES, len(predicted)), generator=generator)
+        rise = (likelihood[1] - likelihood[0])[picks].sum(1) / predicted[picks].sum(1)
+        draws.append(sign * 100 * torch.expm1(rise))
+    return torch.stack(draws)
+
+
+def shown(value: float, draws: Tensor, digits: int) -> str:
+    """A value with the central part of its resamples."""
+    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2]).double()
+    low, high = torch.quantile(draws, tail).tolist()
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def save_domains(results: Mapping[str, Mapping[str, Result]], path: Path) -> None:
+    """S over DG of every method, with intervals, a panel for each domain."""
+    with saved_figure(path, 5.2 * len(results), 4.4) as figure:
+        panels = figure.subplots(1, len(results), squeeze=False)[0]
+        for axes, (domain, cells) in zip(panels, results.items(), strict=True):
+            dress(axes, DOMAINS[domain], "DG: loss on general text, % (lower is better ←)")
+            axes.set_ylabel("S: gain on the specialized text, % (higher is better ↑)", fontsize=9)
+            axes.axvline(0, color="#d9d9d9", zorder=1)
+            for name, cell in named(cells, METHODS).items():
+                with_mft = name.endswith("MFT")
+                colour = COLOURS[name.removesuffix("+MFT")]
+                draw_point(axes, cell, colour, filled=with_mft, name=name)
+
+
+def draw_point(axes: "Axes", cell: Result, colour: str, *, filled: bool, name: str) -> None:
+    x, y = cell["degeneralization"], cell["specialization"]
+    bars = [cell["intervals"][of] for of in ("degeneralization", "specialization")]
+    axes.errorbar(
+        *(x, y),
+        xerr=[[x - bars[0][0]], [bars[0][1] - x]],
+        yerr=[[y - bars[1][0]], [bars[1][1] - y]],
+        **{"fmt": "o", "color": colour, "elinewidth": 0.9, "markersize": 7, "zorder": 3},
+        markerfacecolor=colour if filled else "white",
+    )
+    axes.annotate(name, (x, y), (7, 6), textcoords="offset points", color=colour, fontsize=9)
+
+
+def save_knobs(cells: Mapping[str, Result], path: Path) -> None:
+    """S and DG over τ, and over the amount of training text."""
+    with saved_figure(path, 10.4, 6.6) as figure:
+        panels = figure.subplots(2, 2)
+        for row, quantity, label in (
+            (panels[0], "specialization", "S %"),
+            (panels[1], "degeneralization", "DG %"),
+        ):
+            dress(row[0], f"{label} over τ (1 is FT)", "τ")
+            draw_line(row[0], [*TAUS], [cells[cell] for cell in TAUS.values()], quantity, "MFT")
+            dress(row[1], f"{label} over training tokens, as many steps for each", "tokens")
+            for method in ("FT", "MFT"):
+                line = [cells[f"{method.lower()}{ending}"] for ending in SHARES.values()]
+                draw_line(row[1], [tokens(cell) for cell in line], line, quantity, method)
+        panels[0][1].legend(frameon=False, fontsize=9)
+
+
+def draw_line(
+    axes: "Axes", x: Sequence[float], cells: Sequence[Result], quantity: str, name: str
+) -> None:
+    y = [cell[quantity] for cell in cells]
+    bounds = [cell["intervals"][quantity] for cell in cells]
+    below = [value - low for value, (low, _) in zip(y, bounds, strict=True)]
+    above = [high - value for value, (_, high) in zip(y, bounds, strict=True)]
+    axes.errorbar(
+        x, y, yerr=[below, above], fmt="o-", color=COLOURS[name], elinewidth=0.9, label=name
+    )
+
+
+def dress(axes: "Axes", title: str, across: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(across, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#efefef", linewidth=0.8)
+    axes.axhline(0, color="#d9d9d9", zorder=1)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    main()
