@@ -53,7 +53,7 @@ Result = Mapping[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS / "small/reference")
+    parser.add_argument("--results", type=Path, default=RESULTS / "small/smollm2-135m")
     folder = parser.parse_args().results
     results = {domain: cells_of(folder / domain) for domain in DOMAINS}
     write_atomically(folder / "evidence.md", "\n\n".join(sections(results)) + "\n")

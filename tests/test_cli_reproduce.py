@@ -104,6 +104,7 @@ def test_a_cell_from_the_command_line(
         (["--reference", "nowhere"], "--reference nowhere is not a folder"),
         (["--table", "3", "--executor", "cloud"], "--executor cloud is not known: choose local"),
         (["--table", "3", "--model", "tiny"], "OpenWebText can only be streamed where"),
+        (["--table", "3", "--model", "tiny"], "--model tiny learns its own: pass --corpora DIR"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -17,7 +17,8 @@ from minifinetuning.experiments.paper.datasets import (
     DATASETS,
     GENERAL,
     dataset_named,
-    dataset_sources,
+    hub_sample,
+    local_text,
 )
 from minifinetuning.experiments.paper.published import published_values
 
@@ -68,9 +69,7 @@ def sample(tokenizer, tmp_path):
     """`sample(dataset, tokens)`: the rows of the file that is kept of it."""
 
     def make(dataset, tokens, tokenizer=tokenizer):
-        [source] = dataset_sources(
-            dataset, corpora=None, tokenizer=tokenizer, tokens=tokens, cache=tmp_path / "samples"
-        )
+        source = hub_sample(dataset, tokenizer, tokens, tmp_path / "samples")
         with gzip.open(source, "rt", encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
 
@@ -122,9 +121,7 @@ def test_a_sample_meets_its_budget_with_whole_documents(
 def test_the_product_finds_as_many_tokens_in_it(stand_in, tokenizer, sentences, tmp_path):
     texts = sentences(30, 1)
     dataset = stand_in(PUBMED, [["", " \n", f"{texts[0]}\n", *texts], [*texts, *sentences(30, 2)]])
-    sources = dataset_sources(
-        dataset, corpora=None, tokenizer=tokenizer, tokens=2000, cache=tmp_path / "samples"
-    )
+    sources = [str(hub_sample(dataset, tokenizer, 2000, tmp_path / "samples"))]
     documents = read_documents(sources)
     assert (documents.empty, documents.repeated) == (0, 0)
     options = {"sequence_length": 32, "train_tokens": 1800, "validation_tokens": 200}
@@ -276,27 +273,18 @@ def test_a_local_text_is_called_by_key_or_domain(name, tmp_path):
     else:
         path.mkdir()
         (path / "a.txt").write_text("text")
-    assert local(PUBMED, tmp_path) == [str(path)]
-
-
-def local(dataset, corpora):
-    return dataset_sources(dataset, corpora=corpora, tokenizer=None, tokens=0, cache=None)
+    assert local_text(PUBMED, tmp_path) == path
 
 
 def test_a_local_text_that_is_missing_or_not_clear_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no text for Pile of Law.*pile_of_law or legal"):
-        local(PILE_OF_LAW, tmp_path)
+        local_text(PILE_OF_LAW, tmp_path)
     (tmp_path / "legal.txt").write_text("one")
     (tmp_path / "pile_of_law.jsonl").write_text("")
     with pytest.raises(InputError, match=r"legal\.txt, pile_of_law\.jsonl for Pile of Law"):
-        local(PILE_OF_LAW, tmp_path)
+        local_text(PILE_OF_LAW, tmp_path)
     with pytest.raises(InputError, match="is no folder"):
-        local(PILE_OF_LAW, tmp_path / "missing")
+        local_text(PILE_OF_LAW, tmp_path / "missing")
     (tmp_path / "math").mkdir()
     with pytest.raises(InputError, match="math holds no file of a supported kind"):
-        local(OPENWEBMATH, tmp_path)
-
-
-def test_nothing_is_streamed_that_cannot_be_counted(tmp_path):
-    with pytest.raises(InputError, match="pass --corpora DIR"):
-        local(GENERAL, None)
+        local_text(OPENWEBMATH, tmp_path)

@@ -33,7 +33,7 @@ from minifinetuning.files import replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DATASETS", "GENERAL", "PaperDataset", "dataset_named", "dataset_sources"]
+__all__ = ["DATASETS", "GENERAL", "PaperDataset", "dataset_named", "hub_sample", "local_text"]
 
 
 @dataclass(frozen=True)
@@ -102,34 +102,12 @@ def dataset_named(name: str) -> PaperDataset:
     raise InputError(f"--dataset {name} is not known: choose one of {names}")
 
 
-def dataset_sources(
-    dataset: PaperDataset,
-    *,
-    corpora: Path | None,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    tokens: int,
-    cache: Path | None,
-) -> list[str]:
-    """What DataConfig takes as `data` or `general`: the text of a dataset.
+def local_text(dataset: PaperDataset, corpora: Path) -> Path:
+    """The one file or folder in `corpora` that is called by the dataset's key or domain.
 
-    From the folder `corpora` it is the one file or folder of any supported kind that is called by
-    the dataset's key or domain: pubmed.jsonl.gz, legal/. Without, it is a fair sample of `tokens`
-    tokens, or up to a document more, streamed once and kept in `cache` as JSON lines; the rest of
-    the arguments is for that alone.
-
-    Raises InputError where `corpora` holds none or several, or the dataset cannot be reached.
+    Any supported kind will do: pubmed.jsonl.gz, legal/. Raises InputError where there is none, or
+    more than one.
     """
-    if corpora is not None:
-        return [str(_local_text(dataset, corpora))]
-    if tokenizer is None or cache is None:
-        raise InputError(
-            f"{dataset.name} can only be streamed where a tokenizer counts its tokens: pass "
-            "--corpora DIR"
-        )
-    return [str(_kept_sample(dataset, tokenizer, tokens, cache))]
-
-
-def _local_text(dataset: PaperDataset, corpora: Path) -> Path:
     wanted = (dataset.key, dataset.domain)
     names = f"{dataset.key} or {dataset.domain} (.jsonl.gz, .txt, a folder, ...)"
     if not corpora.is_dir():
@@ -159,10 +137,14 @@ def _stem(path: Path) -> str | None:
     return next((name.removesuffix(ending) for ending in endings), None)
 
 
-def _kept_sample(
+def hub_sample(
     dataset: PaperDataset, tokenizer: "PreTrainedTokenizerBase", tokens: int, cache: Path
 ) -> Path:
-    """The sample in `cache`, streamed unless it lies there, under a name of all that decides it."""
+    """A fair sample of `tokens` tokens, or up to a document more, as JSON lines in `cache`.
+
+    It is streamed unless it lies there already, under a name of all that decides it. Raises
+    InputError where the dataset cannot be reached.
+    """
     origin = [dataset.path, dataset.files, dataset.text_field, tokenizer_identity(tokenizer)]
     key = json.dumps([*origin, tokens, SEED, PORTION, LONGEST])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from minifinetuning.experiments.paper.cells import PaperCell
 from minifinetuning.experiments.paper.estimates import GPU, cell_estimate, estimate
 from minifinetuning.experiments.paper.plan import Plan
-from minifinetuning.experiments.paper.protocol import CHOSEN_BY_US
+from minifinetuning.experiments.paper.protocol import Protocol
 from minifinetuning.experiments.paper.reproduction import Reproduction
 from minifinetuning.experiments.paper.runner import missing_cells, missing_references
 from minifinetuning.report.tables import markdown_table
@@ -47,7 +47,7 @@ def dry_run(reproduction: Reproduction) -> str:
         lines.append([str(cell), path, state, _count(one.tokens), hours])
     references = missing_references(reproduction, missing)
     parts = [markdown_table(lines, words=3), _total(missing, references, reproduction)]
-    parts += [_references(references), _gates(reproduction), _chosen()]
+    parts += [_references(references), _gates(reproduction), _chosen(protocol)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -98,9 +98,9 @@ def _gates(reproduction: Reproduction) -> str:
     return f"Agree to the terms on the hub before: {', '.join(sorted(notes))}." if notes else ""
 
 
-def _chosen() -> str:
+def _chosen(protocol: Protocol) -> str:
     return "What the paper leaves open, and we chose:\n" + "\n".join(
-        f"- {choice}" for choice in CHOSEN_BY_US
+        f"- {choice}" for choice in protocol.chosen_by_us
     )
 
 

@@ -4,7 +4,7 @@ From the paper: 4M training and 0.5M validation tokens, split by document; seque
 steps of 16 sequences; tau = 0.25; 50 % replay; rank 8 on all attention and MLP projections; the
 checkpoint of least specialized validation perplexity; a reference tuned on at most 4M unique tokens
 of OpenWebText, of which the checkpoint of least validation perplexity is kept. Everything that it
-leaves open is in `CHOSEN_BY_US`.
+leaves open is in `Protocol.chosen_by_us`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from minifinetuning.config import AdapterConfig
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import METHODS, PaperCell
 
-__all__ = ["CHOSEN_BY_US", "PAPER", "PROTOCOLS", "Protocol", "protocol_named"]
+__all__ = ["PAPER", "PROTOCOLS", "Protocol", "protocol_named"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,22 @@ class Protocol:
         """What the reference is tuned with; its adapter is merged."""
         return AdapterConfig(self.reference_adapter)
 
+    @property
+    def chosen_by_us(self) -> tuple[str, ...]:
+        """What the paper leaves open, for a person to read."""
+        rates = (self.learning_rate, self.adapter_learning_rate, self.ia3_learning_rate)
+        full, adapter, ia3 = (f"{rate:.0e}".replace("e-0", "e-") for rate in rates)
+        return (
+            "AdamW without weight decay, 5 % warm-up, cosine decay, gradients clipped at 1",
+            f"learning rate {full}, of LoRA and DoRA {adapter}, of IA3 {ia3}; tuned for no method",
+            "LoRA's alpha is twice its rank; IA3 scales keys, values and the MLP's output's input",
+            f"EWC's lambda {self.ewc_lambda:g}, with the true Fisher diagonal from 32,768 tokens "
+            "of general text",
+            f"{self.evaluations} evaluations; the reference: one epoch, stopped after 3 without "
+            "gain",
+            "figure 7's model, which the paper does not name: OpenELM 1.1B",
+        )
+
 
 PAPER = Protocol("paper", 4_000_000, 500_000, 4_000_000, 2048, sequences=16, steps=1000)
 """Section 3.1: 32M tokens a training, so that each is seen 8 times."""
@@ -97,17 +113,6 @@ PROTOCOLS = {
         ),
     )
 }
-
-CHOSEN_BY_US = (
-    "AdamW without weight decay, 5 % warm-up, cosine decay, gradients clipped at 1",
-    "learning rate 3e-5, of LoRA and DoRA 3e-4, of IA3 3e-3 (under the protocol `small` 1e-4, 1e-3, "
-    "1e-2); tuned for no method",
-    "LoRA's alpha is twice its rank; IA3 scales keys, values and what enters the MLP's output",
-    "EWC's lambda 3000, with the true Fisher diagonal from 32,768 tokens of general text",
-    "10 evaluations; the reference: one epoch at the same rate, stopped after 3 without gain",
-    "figure 7's model, which the paper does not name: OpenELM 1.1B",
-)
-"""What the paper leaves open, for a person to read."""
 
 
 def protocol_named(name: str) -> Protocol:

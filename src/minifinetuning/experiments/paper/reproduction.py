@@ -8,7 +8,7 @@ from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import PaperCell, slug
-from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, dataset_sources
+from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, local_text
 from minifinetuning.experiments.paper.models import PaperModel, paper_model
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.protocol import Protocol
@@ -78,11 +78,9 @@ class Reproduction:
         known = self.model(model)
         general = None
         if self.corpora is not None:
-            (source,) = dataset_sources(
-                GENERAL, corpora=self.corpora, tokenizer=None, tokens=0, cache=None
-            )
+            source = local_text(GENERAL, self.corpora)
             # By name and size, not by place: the same on every machine.
-            general = [Path(source).name, Path(source).stat().st_size]
+            general = [source.name, source.stat().st_size]
         key = [known.hub, asdict(self.protocol), self.seed, general, self.machine.dtype]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
         return cache_folder() / "references" / f"{slug(known.name)}-{digest}"

@@ -13,6 +13,7 @@ from minifinetuning.config import (
     ModelConfig,
     ReferenceConfig,
 )
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores
 from minifinetuning.experiments.compare.cell import Cell, Settings, chosen_options
 from minifinetuning.experiments.compare.cell_run import measured
@@ -29,7 +30,8 @@ from minifinetuning.experiments.paper.datasets import (
     GENERAL,
     PaperDataset,
     dataset_named,
-    dataset_sources,
+    hub_sample,
+    local_text,
 )
 from minifinetuning.experiments.paper.models import TINY
 from minifinetuning.experiments.paper.reproduction import Reproduction
@@ -178,9 +180,12 @@ def _starting_model(name: str, reproduction: Reproduction) -> ModelConfig:
     model = reproduction.model(name)
     place = model.hub
     if place == TINY:
-        general = dataset_sources(
-            GENERAL, corpora=reproduction.corpora, tokenizer=None, tokens=0, cache=cache_folder()
-        )
+        if reproduction.corpora is None:
+            raise InputError(
+                f"{GENERAL.name} can only be streamed where a tokenizer counts its tokens, and "
+                f"--model {TINY} learns its own: pass --corpora DIR"
+            )
+        general = [str(local_text(GENERAL, reproduction.corpora))]
         place = str(tiny_model(general, cache_folder(), reproduction.seed))
     return ModelConfig(place, dtype=reproduction.machine.dtype, tokenizer=model.tokenizer)
 
@@ -190,21 +195,15 @@ def text_sources(dataset: PaperDataset, model: str, reproduction: Reproduction) 
 
     It is fetched where it is not here yet. Raises InputError where it cannot be.
     """
+    if reproduction.corpora is not None:
+        return [str(local_text(dataset, reproduction.corpora))]
     protocol = reproduction.protocol
     largest = max(2 * protocol.train_tokens, protocol.reference_tokens)
-    if reproduction.corpora is not None:
-        return dataset_sources(
-            dataset,
-            corpora=reproduction.corpora,
-            tokenizer=None,
-            tokens=0,
-            cache=cache_folder(),
-        )
     start = _starting_model(model, reproduction)
-    return dataset_sources(
+    sample = hub_sample(
         dataset,
-        corpora=None,
-        tokenizer=load_tokenizer(start.tokenizer or start.model),
-        tokens=largest + 2 * protocol.validation_tokens,
-        cache=cache_folder() / "paper",
+        load_tokenizer(start.tokenizer or start.model),
+        largest + 2 * protocol.validation_tokens,
+        cache_folder() / "paper",
     )
+    return [str(sample)]
