@@ -244,6 +244,23 @@ def test_prepared_reference_has_never_seen_the_general_validation_text(
     assert measured["reference"]["general_perplexity"] == pytest.approx(after, rel=1e-4)
 
 
+def test_a_reference_tuned_by_an_adapter_is_a_whole_model(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "reference"
+    words = ["prepare-reference", "--model", model_folder, "--general", texts["general"]]
+    words += ["--output_dir", output, "--sequence_length", 64, "--adapter", "lora"]
+    words += ["--learning_rate", 1e-2, "--per_device_train_batch_size", 2, "--bf16", False]
+    words += ["--gradient_accumulation_steps", 1]
+    assert main([str(word) for word in words]) == 0
+    assert not list(output.glob("adapter*"))
+    after = json.loads((output / "metrics.json").read_text())["tuned"]["general_perplexity"]
+    run = tmp_path / "out"
+    assert main(command(output, texts, run, adapter="lora")) == 0
+    measured = json.loads((run / "metrics.json").read_text())
+    assert measured["reference"]["general_perplexity"] == pytest.approx(after, rel=1e-4)
+
+
 def test_reference_keeps_step_0_where_training_only_hurts(
     model_folder: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:

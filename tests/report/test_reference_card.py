@@ -21,7 +21,7 @@ METRICS = {
 def test_card_says_what_was_done_and_names_no_folder() -> None:
     card = reference_card(METRICS)
     _, front, text = card.split("---\n", 2)
-    assert yaml.safe_load(front)["library_name"] == "peft"
+    assert yaml.safe_load(front)["library_name"] == "transformers"
     for words in ("23.46", "19.79", "step 90 of 120", "1,234,567", "5,000", "0.001", "general"):
         assert words in text
     assert "/home" not in card

@@ -7,6 +7,7 @@ specialized text. Section 3.1 of the paper ("Process").
 
 from typing import Any
 
+from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
 from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
@@ -27,14 +28,18 @@ def prepare_reference(
     """Tune on the training side of the general text, keep the step of least validation perplexity.
 
     The validation documents are the ones that `mft train --general` measures DG on with the same
-    seed and budget, so the reference has never seen them. Returns the content of metrics.json:
-    the general perplexity before (`reference`) and after (`tuned`), and its history.
+    seed and budget, so the reference has never seen them. What is written is a whole model: an
+    adapter is merged. Returns the content of metrics.json: the general perplexity before
+    (`reference`) and after (`tuned`), and its history.
     """
     require_folder(training)
     texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
     stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
     trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
     metrics = _about_general_text(metrics)
+    if isinstance(trainer.model, PeftModel):
+        # Adapters of their own are trained on a reference.
+        trainer.model = trainer.model.merge_and_unload()
     publish_result(trainer, metrics, reference_card(metrics))
     return metrics
 

@@ -15,7 +15,7 @@ def reference_card(metrics: Metrics) -> str:
     before = metrics["reference"]["general_perplexity"]
     after = metrics["tuned"]["general_perplexity"]
     return f"""---
-library_name: {"peft" if configuration.get("adapter") else "transformers"}
+library_name: transformers
 pipeline_tag: text-generation
 tags:
 - minifinetuning

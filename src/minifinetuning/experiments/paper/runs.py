@@ -39,7 +39,7 @@ from minifinetuning.experiments.paper.tiny import tiny_model
 from minifinetuning.experiments.provenance import commit, without_places
 from minifinetuning.experiments.reference import prepare_reference
 from minifinetuning.files import cache_folder, write_atomically
-from minifinetuning.models.loading import is_adapter, load_model, load_tokenizer
+from minifinetuning.models.loading import load_tokenizer
 
 __all__ = ["CellTask", "ReferenceTask", "text_sources"]
 
@@ -87,8 +87,6 @@ class ReferenceTask:
         )
         for checkpoint in staged.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        if is_adapter(str(staged)):
-            _merge(staged)
         staged.rename(folder)
 
 
@@ -121,14 +119,6 @@ class CellTask:
         ((_, result),) = run.results
         kept = without_places(result) | {"identity": identity, "commit": commit()}
         write_atomically(path, kept)
-
-
-def _merge(folder: Path) -> None:
-    """The adapter in this folder into its model: adapters of its own are trained on a reference."""
-    model = load_model(str(folder))
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (folder / name).unlink()
-    model.save_pretrained(folder)
 
 
 def _known_scores(path: Path, identity: dict[str, Any]) -> dict[str, TextScores] | None:
