@@ -4,8 +4,7 @@
     python benchmarks/evidence.py               # tells what they say
 
 Reads the results that `mft reproduce` left in one model's folder, and writes `evidence.md` and the
-pictures beside it. Two methods are compared on the same resamples of the same validation sequences,
-so that how hard a sequence is cancels.
+pictures beside it.
 """
 
 import argparse
@@ -14,19 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from minifinetuning.evaluation import mean_difference
+from minifinetuning.experiments.compare.scores import scores_from
 from minifinetuning.files import write_atomically
-from minifinetuning.report import comparison_table
+from minifinetuning.report import comparison_table, difference_table
 from minifinetuning.report.figures import saved_figure
-from minifinetuning.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parents[1] / "results"
-RESAMPLES, LEVEL = 2000, 0.95
 
 DOMAINS = {"pubmed": "medical text", "openwebmath": "mathematical text"}
 METHODS = {
@@ -45,7 +41,6 @@ RUNGS = {
 }
 TAUS = {0.0: "mft-tau0", 0.1: "mft-tau0.1", 0.25: "mft", 0.5: "mft-tau0.5", 1.0: "ft"}
 SHARES = {0.25: "-data0.25", 0.5: "-data0.5", 1.0: ""}
-DIFFERENCES = ("S / S of MFT", "DG - DG of MFT, %", "DG/S - DG/S of MFT")
 COLOURS = {"FT": "#D55E00", "MFT": "#0072B2", "Replay": "#009E73", "LoRA": "#CC79A7"}
 
 Result = Mapping[str, Any]
@@ -71,17 +66,23 @@ def cells_of(folder: Path) -> dict[str, Result]:
 def sections(results: Mapping[str, Mapping[str, Result]]) -> Iterable[str]:
     """The tables, each under its heading."""
     for domain, title in DOMAINS.items():
+        methods = named(results[domain], METHODS)
         yield f"## Methods on {title}"
-        yield comparison_table(named(results[domain], METHODS))
-        yield claims_table(results[domain])
+        yield comparison_table(methods)
+        yield beside(methods, "MFT", results[domain]["reference"])
     medical = results["pubmed"]
+    rungs = named(medical, RUNGS)
     yield "## Ablation (table 3) on medical text"
-    yield comparison_table(named(medical, RUNGS))
+    yield comparison_table(rungs)
+    yield beside(rungs, "MFT", medical["reference"])
     yield "## τ (table 8) on medical text"
     yield comparison_table(named(medical, {cell: f"τ = {tau:g}" for tau, cell in TAUS.items()}))
     yield "## Scarce data (section 5) on medical text"
-    yield comparison_table(named(medical, budgets(medical)))
-    yield scarcity_table(medical)
+    amounts = named(medical, budgets(medical))
+    yield comparison_table(amounts)
+    for ft, mft in zip([*amounts][::2], [*amounts][1::2], strict=True):
+        pair = {name: amounts[name] for name in (mft, ft)}
+        yield beside(pair, mft, medical["reference"])
 
 
 def named(cells: Mapping[str, Result], names: Mapping[str, str]) -> dict[str, Result]:
@@ -104,58 +105,22 @@ def tokens(result: Result) -> int:
     return count
 
 
-def claims_table(cells: Mapping[str, Result]) -> str:
-    """Each method beside MFT."""
-    rows = [["compared with MFT", *DIFFERENCES]]
-    for cell, name in METHODS.items():
-        if cell != "mft":
-            rows.append([name, *differences(cells[cell], cells["mft"], cells["reference"])])
-    return markdown_table(rows)
-
-
-def scarcity_table(cells: Mapping[str, Result]) -> str:
-    """FT beside MFT for each amount of text."""
-    rows = [["FT compared with MFT", *DIFFERENCES]]
-    for ending in SHARES.values():
-        ft, mft = cells[f"ft{ending}"], cells[f"mft{ending}"]
-        rows.append([f"{tokens(ft):,} tokens", *differences(ft, mft, cells["reference"])])
-    return markdown_table(rows)
-
-
-def differences(theirs: Result, ours: Result, reference: Result) -> list[str]:
-    """`DIFFERENCES` of a result from MFT's, each with its interval."""
-    gained, lost, cost = (
-        [result[name] for result in (theirs, ours)]
-        for name in ("specialization", "degeneralization", "ratio")
-    )
-    draws = [resampled(result, reference) for result in (theirs, ours)]
-    return [
-        shown(gained[0] / gained[1], draws[0][0] / draws[1][0], 2),
-        shown(lost[0] - lost[1], draws[0][1] - draws[1][1], 2),
-        shown(cost[0] - cost[1], draws[0][1] / draws[0][0] - draws[1][1] / draws[1][0], 3),
-    ]
-
-
-def resampled(result: Result, reference: Result) -> Tensor:
-    """(2, resamples) of S and DG in %, over the same resamples of sequences for every result."""
-    generator = torch.Generator().manual_seed(0)
-    draws = []
-    for name, sign in (("specialized", -1.0), ("general", 1.0)):
-        start, tuned = (record["scores"][name] for record in (reference, result))
-        assert start["tokens"] == tuned["tokens"], "results of the same sequences"
-        likelihood = [torch.tensor(of["negative_log_likelihood"]).double() for of in (start, tuned)]
-        predicted = torch.tensor(start["tokens"]).double()
-        picks = torch.randint(len(predicted), (RESAMPLES, len(predicted)), generator=generator)
-        rise = (likelihood[1] - likelihood[0])[picks].sum(1) / predicted[picks].sum(1)
-        draws.append(sign * 100 * torch.expm1(rise))
-    return torch.stack(draws)
-
-
-def shown(value: float, draws: Tensor, digits: int) -> str:
-    """A value with the central part of its resamples."""
-    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2]).double()
-    low, high = torch.quantile(draws, tail).tolist()
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def beside(results: Mapping[str, Result], ours: str, reference: Result) -> str:
+    """All the results held against the one called `ours`."""
+    start = scores_from(reference["scores"])
+    own = scores_from(results[ours]["scores"])
+    differing = {
+        name: {
+            **result,
+            "difference": {
+                "from": ours,
+                **mean_difference(start, [scores_from(result["scores"])], [own]),
+            },
+        }
+        for name, result in results.items()
+        if name != ours
+    }
+    return difference_table(differing) or ""
 
 
 def save_domains(results: Mapping[str, Mapping[str, Result]], path: Path) -> None:

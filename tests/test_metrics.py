@@ -10,6 +10,7 @@ from minifinetuning.metrics import (
     SequenceLosses,
     changes,
     degeneralization,
+    difference,
     mean_changes,
     perplexity,
     ratio,
@@ -224,3 +225,93 @@ def test_runs_on_other_sequences_are_refused():
     (one,), (other,) = runs_of([0.1]), runs_of([0.1], count=61)
     with pytest.raises(ValueError, match="not of the same sequences"):
         mean_changes([one, other], None)
+
+
+def paired_by_hand(theirs, ours, generator, resamples=2000):
+    """S, DG and DG/S of one run less another's over resamples, one sequence after the other."""
+    draws = {"s": [], "dg": []}
+    for kind, sign, one, other in (
+        ("s", -1, theirs[0][0], ours[0][0]),
+        ("dg", 1, theirs[1][0], ours[1][0]),
+    ):
+        count = len(one[0].tokens)
+        for picks in torch.randint(count, (resamples, count), generator=generator).tolist():
+            changed = []
+            for reference, tuned in (one, other):
+                before, after = (
+                    sum(float(side.negative_log_likelihood[i]) for i in picks)
+                    / sum(int(side.tokens[i]) for i in picks)
+                    for side in (reference, tuned)
+                )
+                changed.append(sign * 100 * (math.exp(after - before) - 1))
+            draws[kind].append(changed)
+    pairs = list(zip(draws["s"], draws["dg"], strict=True))
+    return (
+        [s[0] - s[1] for s, _ in pairs],
+        [dg[0] - dg[1] for _, dg in pairs],
+        [dg[0] / s[0] - dg[1] / s[1] for s, dg in pairs],
+    )
+
+
+def test_a_difference_is_taken_on_the_same_resamples():
+    theirs = runs_of([0.14], count=12), runs_of([-0.03], count=12, seed=4)
+    ours = runs_of([0.10], count=12), runs_of([-0.01], count=12, seed=4)
+    found = difference(theirs, ours, resamples=300, seed=5)
+    one, other = (changes(*(side[0] for side in sides)) for sides in (theirs, ours))
+    assert found.specialization == pytest.approx(one.specialization - other.specialization)
+    assert found.degeneralization == pytest.approx(one.degeneralization - other.degeneralization)
+    assert found.ratio == pytest.approx(one.ratio - other.ratio)
+    draws = paired_by_hand(theirs, ours, torch.Generator().manual_seed(5), resamples=300)
+    for interval, by_hand in zip(
+        (found.specialization_interval, found.degeneralization_interval, found.ratio_interval),
+        draws,
+        strict=True,
+    ):
+        bounds = torch.tensor(by_hand, dtype=torch.float64).quantile(
+            torch.tensor([0.025, 0.975], dtype=torch.float64)
+        )
+        assert interval == pytest.approx(bounds.tolist(), rel=1e-9)
+
+
+def test_what_makes_a_sequence_hard_cancels_between_two_methods():
+    # Both gain much on the same sequences and little on the others, one a tenth more.
+    tokens = [100] * 40
+    reference = losses([300.0] * 40, tokens)
+    hard = [5.0 if index % 2 else 0.5 for index in range(40)]
+    runs = [
+        [(reference, losses([300.0 - share * shift for shift in hard], tokens))]
+        for share in (1.1, 1.0)
+    ]
+    found = difference((runs[0], None), (runs[1], None))
+    low, high = found.specialization_interval
+    alone = changes(runs[0][0], None).specialization_interval
+    assert 0 < low < high
+    assert high - low < (alone[1] - alone[0]) / 5
+    assert (found.degeneralization, found.ratio, found.ratio_interval) == (None, None, None)
+
+
+def test_a_method_differs_from_itself_by_nothing():
+    own = runs_of([0.10, 0.12]), runs_of([-0.01, -0.03], seed=4)
+    found = difference(own, own)
+    assert astuple(found) == (0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, (0.0, 0.0))
+
+
+def test_the_difference_of_a_ratio_is_unbounded_where_either_is():
+    sure = [two_sequences((-0.1, -0.3))], [two_sequences((0.04, 0.08))]
+    unsure = [two_sequences((-0.1, 0.1))], [two_sequences((0.04, 0.08))]
+    for sides in ((sure, unsure), (unsure, sure)):
+        assert difference(*sides).ratio_interval == (-math.inf, math.inf)
+    assert math.isfinite(difference(sure, sure).ratio_interval[0])
+
+
+@pytest.mark.parametrize(
+    ("ours", "reason"),
+    [
+        ((runs_of([0.1], count=61), runs_of([-0.02])), "not of the same sequences"),
+        ((runs_of([0.1, 0.2]), runs_of([-0.02, -0.03])), "1 runs cannot be paired with 2"),
+        ((runs_of([0.1]), None), "one method has general text and the other has none"),
+    ],
+)
+def test_methods_that_cannot_be_paired_are_refused(ours, reason):
+    with pytest.raises(ValueError, match=reason):
+        difference((runs_of([0.1]), runs_of([-0.02])), ours)

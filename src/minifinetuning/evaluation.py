@@ -14,8 +14,11 @@ from transformers import PreTrainedModel
 
 from minifinetuning.data.batches import Sequences, collate
 from minifinetuning.metrics import (
+    Change,
+    Pairs,
     SequenceLosses,
     degeneralization,
+    difference,
     mean_changes,
     ratio,
     specialization,
@@ -31,6 +34,7 @@ __all__ = [
     "TextScores",
     "comparison",
     "mean_comparison",
+    "mean_difference",
     "measurements",
     "text_scores",
 ]
@@ -152,15 +156,42 @@ def mean_comparison(
     reference: Mapping[str, TextScores], runs: Sequence[Mapping[str, TextScores]]
 ) -> dict[str, Any]:
     """`comparison` of several runs of one method: its figures are the means over the runs."""
-    pairs = {
-        name: [(reference[name].losses, tuned[name].losses) for tuned in runs] for name in reference
-    }
-    change = mean_changes(pairs[SPECIALIZED], pairs.get(GENERAL))
+    change = mean_changes(*_pairs(reference, runs))
     divergences = [tuned[SPECIALIZED].mean_forward_kl for tuned in runs]
     known = [value for value in divergences if value is not None]
     return {
         "reference": _perplexities([reference]),
         "tuned": _perplexities(runs),
+        **_record(change),
+        "forward_kl": sum(known) / len(known) if known else None,
+    }
+
+
+def mean_difference(
+    reference: Mapping[str, TextScores],
+    theirs: Sequence[Mapping[str, TextScores]],
+    ours: Sequence[Mapping[str, TextScores]],
+) -> dict[str, Any]:
+    """What the runs of one method gained and lost more than those of another: see `difference`.
+
+    Keys: `specialization` and `degeneralization` in percent points, `ratio`, and their `intervals`.
+    The n-th runs of both are of one seed.
+    """
+    return _record(difference(_pairs(reference, theirs), _pairs(reference, ours)))
+
+
+def _pairs(
+    reference: Mapping[str, TextScores], runs: Sequence[Mapping[str, TextScores]]
+) -> tuple[Pairs, Pairs | None]:
+    """The losses before and after each run, on the specialized and on the general text."""
+    pairs = {
+        name: [(reference[name].losses, tuned[name].losses) for tuned in runs] for name in reference
+    }
+    return pairs[SPECIALIZED], pairs.get(GENERAL)
+
+
+def _record(change: Change) -> dict[str, Any]:
+    return {
         "specialization": change.specialization,
         "degeneralization": change.degeneralization,
         "ratio": _finite(change.ratio),
@@ -170,7 +201,6 @@ def mean_comparison(
             "degeneralization": _bounds(change.degeneralization_interval),
             "ratio": _bounds(change.ratio_interval),
         },
-        "forward_kl": sum(known) / len(known) if known else None,
     }
 
 

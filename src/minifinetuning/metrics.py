@@ -15,9 +15,11 @@ from torch import Tensor
 __all__ = [
     "Change",
     "Interval",
+    "Pairs",
     "SequenceLosses",
     "changes",
     "degeneralization",
+    "difference",
     "mean_changes",
     "perplexity",
     "ratio",
@@ -58,6 +60,15 @@ class Change:
     degeneralization_interval: Interval | None
     ratio: float | None
     ratio_interval: Interval | None
+
+    @property
+    def has_bounded_ratio(self) -> bool:
+        """Whether S is clearly different from zero, so that DG/S is known at all."""
+        return self.ratio_interval is not None and math.isfinite(self.ratio_interval[0])
+
+
+Pairs = Sequence[tuple[SequenceLosses, SequenceLosses]]
+"""(reference, tuned) losses of each run of one method on one text."""
 
 
 def perplexity(negative_log_likelihood: float, tokens: int) -> float:
@@ -102,8 +113,8 @@ def changes(
 
 
 def mean_changes(
-    specialized: Sequence[tuple[SequenceLosses, SequenceLosses]],
-    general: Sequence[tuple[SequenceLosses, SequenceLosses]] | None,
+    specialized: Pairs,
+    general: Pairs | None,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -114,16 +125,10 @@ def mean_changes(
     DG/S is that of the means. A resample draws runs as well, with replacement and the same ones for
     both texts, so that an interval also says how much one run differs from the next.
     """
-    generator = torch.Generator().manual_seed(seed)
-    runs = len(specialized)
-    drawn_runs = torch.zeros(resamples, 1, dtype=torch.long)
-    if runs > 1:
-        drawn_runs = torch.randint(runs, (resamples, runs), generator=generator)
-    s_draws = -_resampled_change(specialized, drawn_runs, generator)
+    s_draws, dg_draws = _draws(specialized, general, resamples, seed)
     s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
-    if general is None:
+    if general is None or dg_draws is None:
         return Change(s, _interval(s_draws, level), None, None, None, None)
-    dg_draws = _resampled_change(general, drawn_runs, generator)
     dg = _mean([degeneralization(one.perplexity, two.perplexity) for one, two in general])
     return Change(
         specialization=s,
@@ -135,12 +140,83 @@ def mean_changes(
     )
 
 
+def difference(
+    theirs: tuple[Pairs, Pairs | None],
+    ours: tuple[Pairs, Pairs | None],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Change:
+    """What `theirs` gained, lost and paid more than `ours`: S and DG in percent points, DG/S.
+
+    Either is the (specialized, general) runs of one method, as for `mean_changes`. Both are taken
+    on the same resamples, of sequences and of runs, so that how hard a sequence is cancels between
+    them too: the intervals are narrower than two of `mean_changes` side by side suggest. The n-th
+    runs of both should share their seed. The ratio is unbounded where it is for either.
+
+    Raises ValueError for other sequences, other numbers of runs, and general text on one side.
+    """
+    _require_comparable(theirs, ours)
+    one, other = (
+        mean_changes(*side, level=level, resamples=resamples, seed=seed) for side in (theirs, ours)
+    )
+    (s, dg), (other_s, other_dg) = (_draws(*side, resamples, seed) for side in (theirs, ours))
+    dg_interval = ratio_interval = None
+    if dg is not None and other_dg is not None:
+        dg_interval = _interval(dg - other_dg, level)
+        ratio_interval = -math.inf, math.inf
+        if one.has_bounded_ratio and other.has_bounded_ratio:
+            ratio_interval = _interval(dg / s - other_dg / other_s, level)
+    return Change(
+        specialization=one.specialization - other.specialization,
+        specialization_interval=_interval(s - other_s, level),
+        degeneralization=_less(one.degeneralization, other.degeneralization),
+        degeneralization_interval=dg_interval,
+        ratio=_less(one.ratio, other.ratio),
+        ratio_interval=ratio_interval,
+    )
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def _require_comparable(
+    theirs: tuple[Pairs, Pairs | None], ours: tuple[Pairs, Pairs | None]
+) -> None:
+    for one, other in zip(theirs, ours, strict=True):
+        if (one is None) != (other is None):
+            raise ValueError("one method has general text and the other has none")
+        if one is None or other is None:
+            continue
+        if len(one) != len(other):
+            raise ValueError(f"{len(one)} runs cannot be paired with {len(other)}")
+        if not torch.equal(one[0][0].tokens, other[0][0].tokens):
+            raise ValueError("the losses of two methods are not of the same sequences")
+
+
+def _draws(
+    specialized: Pairs, general: Pairs | None, resamples: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """(resamples,) of S and of DG in %: the same resamples for as many runs on the same texts."""
+    generator = torch.Generator().manual_seed(seed)
+    runs = len(specialized)
+    drawn_runs = torch.zeros(resamples, 1, dtype=torch.long)
+    if runs > 1:
+        drawn_runs = torch.randint(runs, (resamples, runs), generator=generator)
+    s_draws = -_resampled_change(specialized, drawn_runs, generator)
+    if general is None:
+        return s_draws, None
+    return s_draws, _resampled_change(general, drawn_runs, generator)
+
+
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
 def _resampled_change(
-    pairs: Sequence[tuple[SequenceLosses, SequenceLosses]],
+    pairs: Pairs,
     drawn_runs: Tensor,
     generator: torch.Generator,
 ) -> Tensor:

@@ -4,6 +4,7 @@ Everything here takes the content of `metrics.json`, a plain dict, and needs no 
 """
 
 from minifinetuning.report.comparison_page import comparison_page
+from minifinetuning.report.difference_table import difference_table
 from minifinetuning.report.equal_gain import equal_specialization
 from minifinetuning.report.method_table import method_table
 from minifinetuning.report.model_card import model_card
@@ -17,6 +18,7 @@ __all__ = [
     "Metrics",
     "comparison_page",
     "comparison_table",
+    "difference_table",
     "equal_specialization",
     "method_table",
     "model_card",

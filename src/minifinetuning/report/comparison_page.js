@@ -35,7 +35,7 @@ function showTooltip(chart, { point, index, left, top }) {
 }
 
 function restingLine() {
-  const row = document.activeElement?.closest("tbody tr");
+  const row = document.activeElement?.closest("[data-line]");
   return row ? Number(row.dataset.line) : null;
 }
 
@@ -73,7 +73,7 @@ for (const row of body.rows) {
   svg("path", { d: "M1 6H33", "stroke-dasharray": dashes(line) }, group);
   svg("path", { class: "mark", d: mark(line.marker, 17, 6, 3) }, group);
 }
-for (const header of document.querySelectorAll("thead th")) {
+for (const header of body.parentNode.tHead.rows[0].cells) {
   header.querySelector("button").addEventListener("click", () => sortBy(header));
 }
 body.addEventListener("pointerover", (event) => {

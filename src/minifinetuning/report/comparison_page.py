@@ -1,12 +1,13 @@
 """The page at the end of a comparison: one HTML file with sentence, figures, table and guide."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from minifinetuning.report.difference_table import compared_with, difference_columns
 from minifinetuning.report.line_styles import LineStyle, line_styles
-from minifinetuning.report.method_table import method_columns
+from minifinetuning.report.method_table import Cell, Column, method_columns
 from minifinetuning.report.ranking import (
     Evaluation,
     evaluations,
@@ -27,15 +28,15 @@ _TICK_SPACING = 0.05  # of the DG axis; the page leaves out what a small screen 
 def comparison_page(results: Mapping[str, Metrics], budget: float, title: str) -> str:
     """Self-contained HTML that asks nothing of any network and works from file://.
 
-    `recommendation` and `method_table` as a page, the latter sortable, with S over DG and both over
-    the steps drawn from data in the page; `budget` is the largest DG (%) that the reader would
-    accept. Where no result has general text there is no DG to draw. What comes from outside is
-    escaped. Raises InputError where there is no result.
+    `recommendation`, `method_table` (sortable) and `difference_table` as a page, with S over DG and
+    both over the steps drawn from data in the page; `budget` is the largest DG (%) that the reader
+    would accept. Where no result has general text there is no DG to draw. What comes from outside
+    is escaped. Raises InputError where there is no result.
     """
     import jinja2
 
     ordered = ranked(results, budget)
-    columns = method_columns(ordered, budget)
+    columns, differences = method_columns(ordered, budget), difference_columns(ordered)
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -51,7 +52,10 @@ def comparison_page(results: Mapping[str, Metrics], budget: float, title: str) -
         seeds={len(metrics["seeds"]) for metrics in ordered.values()},
         first=next(iter(ordered.values())),
         columns=columns,
-        rows=list(zip(*(column.cells for column in columns), strict=True)),
+        rows=_rows(columns),
+        first_method=compared_with(ordered),
+        differences=differences,
+        difference_rows=_rows(differences),
         budget=budget,
         has_general=has_general_text(ordered),
         has_blends=any(map(is_blend, ordered.values())),
@@ -61,6 +65,10 @@ def comparison_page(results: Mapping[str, Metrics], budget: float, title: str) -
         style=_text("comparison_page.css"),
         script=_text("comparison_charts.js") + _text("comparison_page.js"),
     )
+
+
+def _rows(columns: Sequence[Column]) -> list[tuple[Cell, ...]]:
+    return list(zip(*(column.cells for column in columns), strict=True))
 
 
 def _text(name: str) -> str:

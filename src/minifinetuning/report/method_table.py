@@ -1,7 +1,7 @@
 """Many methods at several learning rates in one table: gain, loss, both made equal, and cost."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,15 @@ from minifinetuning.report.ranking import (
 )
 from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
 
-__all__ = ["Cell", "Column", "learning_rate", "method_columns", "method_table"]
+__all__ = [
+    "Cell",
+    "Column",
+    "columns_table",
+    "learning_rate",
+    "measured_cell",
+    "method_columns",
+    "method_table",
+]
 
 _GAIN, _LOSS = "specialization", "degeneralization"
 
@@ -51,7 +59,11 @@ def method_table(results: Mapping[str, Metrics], budget: float) -> str:
     Without general text KL(p_T‖p_S) (nats) stands for the loss, and the rows are sorted by S.
     Raises InputError where there is no result.
     """
-    columns = method_columns(ranked(results, budget), budget)
+    return columns_table(method_columns(ranked(results, budget), budget))
+
+
+def columns_table(columns: Sequence[Column]) -> str:
+    """The columns as Markdown."""
     cells = [[column.title, *map(_with_note, column.cells)] for column in columns]
     return markdown_table(list(zip(*cells, strict=True)))
 
@@ -115,14 +127,14 @@ def _rate_cell(metrics: Metrics) -> Cell:
 
 
 def _percent_cell(quantity: str) -> Callable[[Metrics], Cell]:
-    return lambda metrics: _measured(metrics[quantity], percent(metrics, quantity))
+    return lambda metrics: measured_cell(metrics[quantity], percent(metrics, quantity))
 
 
 def _ratio_cell(metrics: Metrics) -> Cell:
-    return _measured(metrics["ratio"], ratio(metrics))
+    return measured_cell(metrics["ratio"], ratio(metrics))
 
 
-def _measured(value: float | None, shown: str) -> Cell:
+def measured_cell(value: float | None, shown: str) -> Cell:
     """The cell of a value that is shown like `6.50 [5.90, 7.10]`."""
     if value is None:
         return _ABSENT

@@ -60,6 +60,21 @@ def test_seeds_are_one_row_and_learning_rates_are_several():
     assert pooled["seeds"] == [1, 2]
     assert pooled["history"][1] == {"step": 9, "specialization": pytest.approx(15.0)}
     assert (pooled["tokens_per_second"], pooled["peak_memory_bytes"]) == (150.0, 2)
+    assert "difference" not in pooled
+    # On the seed that both have: the first method's other seed has no part in it.
+    paired = table["mft"]["difference"]
+    assert paired["from"] == "ft @ 1e-05"
+    alone = 100 * (1 - scores(0.05)["specialized"].perplexity / perplexities[0])
+    assert paired["specialization"] == pytest.approx(alone - expected[0])
+    assert paired["intervals"]["specialization"] == pytest.approx([alone - expected[0]] * 2)
     # A single run is reported as it was measured.
     assert table["mft"]["specialization"] == -1.0
     assert not {"cell", "scores"} & table["mft"].keys()
+
+
+def test_without_a_seed_in_common_nothing_is_paired():
+    table = rows(
+        [result("ft", 1e-5, 1, 0.1), result("mft", 1e-5, 2, 0.1)], scores_record(scores(0))
+    )
+    assert table["mft"]["difference"] is None
+    assert rows([], scores_record(scores(0))) == {}

@@ -56,6 +56,13 @@ def test_every_kind_of_method_is_measured_and_reported(comparison, tmp_path):
     for name in ("frontier.png", "frontier.svg", "dynamics.png", "dynamics.svg", "comparison.html"):
         assert (folder / name).stat().st_size > 1000
     assert "| replay+mft " in (folder / "results.md").read_text()
+    assert "| compared with ft " in (folder / "results.md").read_text()
+    assert "difference" not in rows["ft"]
+    difference = rows["mft"]["difference"]
+    assert difference["from"] == "ft"
+    for quantity in ("specialization", "degeneralization", "ratio"):
+        expected = rows["mft"][quantity] - rows["ft"][quantity]
+        assert difference[quantity] == pytest.approx(expected)
     assert json.loads((folder / "comparison.json").read_text())["rows"].keys() == rows.keys()
     assert not list((folder / "runs").iterdir())
     assert not list(folder.rglob("*.safetensors"))

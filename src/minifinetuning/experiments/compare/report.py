@@ -7,6 +7,7 @@ from minifinetuning.files import write_atomically
 from minifinetuning.report import (
     Metrics,
     comparison_page,
+    difference_table,
     method_table,
     recommendation,
     save_dynamics,
@@ -15,10 +16,21 @@ from minifinetuning.report import (
 
 __all__ = ["comparison_summary", "write_report"]
 
+_ABOUT_DIFFERENCES = (
+    "Both were taken on the same resamples of the same sequences: where an interval holds no zero, "
+    "the choice of the validation text does not explain the difference."
+)
+
 
 def comparison_summary(rows: Mapping[str, Metrics], budget: float) -> str:
-    """The table, what is recommended, and what DG was measured on where nobody wrote that text."""
+    """The table, what is recommended, and what DG was measured on where nobody wrote that text.
+
+    Where there are several results, all are held against the first one that was named.
+    """
     parts = [method_table(rows, budget), recommendation(rows, budget)]
+    differences = difference_table(rows)
+    if differences:
+        parts += [differences, _ABOUT_DIFFERENCES]
     general = next(iter(rows.values()))["data"]["general"]
     if general is not None and general["sources"] == ["self"]:
         parts.append(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from minifinetuning.evaluation import mean_comparison
+from minifinetuning.evaluation import mean_comparison, mean_difference
 from minifinetuning.experiments.compare.scores import scores_from
 
 __all__ = ["rows"]
@@ -15,16 +15,37 @@ def rows(results: Sequence[Result], reference: Result) -> dict[str, Result]:
     """Metrics by name, seeds pooled: figures are means over seeds, peak memory is the largest.
 
     A name is the method, with its learning rate where the method has several. `reference` is the
-    record of the starting model's scores.
+    record of the starting model's scores. All but the first result have under `difference` what
+    they gained and lost more than the first, on the seeds that both have (None where they have
+    none in common), and under its key `from` the name of the first.
     """
     groups: dict[tuple[str, float], list[Result]] = {}
     for result in results:
         groups.setdefault((result["method"], result["learning_rate"]), []).append(result)
     methods = [method for method, _ in groups]
-    return {
-        method if methods.count(method) == 1 else f"{method} @ {rate:g}": _pooled(group, reference)
+    named = {
+        method if methods.count(method) == 1 else f"{method} @ {rate:g}": group
         for (method, rate), group in groups.items()
     }
+    table = {name: _pooled(group, reference) for name, group in named.items()}
+    for name in [*named][1:]:
+        first = next(iter(named))
+        difference = _difference(named[name], named[first], reference)
+        table[name]["difference"] = difference and {"from": first, **difference}
+    return table
+
+
+def _difference(
+    theirs: list[Result], ours: list[Result], reference: Result
+) -> dict[str, Any] | None:
+    """What their runs gained and lost more than ours, of the seeds that both have."""
+    by_seed = [{run["seeds"][0]: scores_from(run["scores"]) for run in of} for of in (theirs, ours)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if not seeds:
+        return None
+    return mean_difference(
+        scores_from(reference), *([runs[seed] for seed in seeds] for runs in by_seed)
+    )
 
 
 def _pooled(group: list[Result], reference: Result) -> Result:
