@@ -13,6 +13,7 @@ from minifinetuning.report import (
     save_dynamics,
     save_frontier,
 )
+from minifinetuning.report.ranking import ranked
 
 __all__ = ["comparison_summary", "write_report"]
 
@@ -28,7 +29,7 @@ def comparison_summary(rows: Mapping[str, Metrics], budget: float) -> str:
     Where there are several results, all are held against the first one that was named.
     """
     parts = [method_table(rows, budget), recommendation(rows, budget)]
-    differences = difference_table(rows)
+    differences = difference_table(ranked(rows, budget))
     if differences:
         parts += [differences, _ABOUT_DIFFERENCES]
     general = next(iter(rows.values()))["data"]["general"]
