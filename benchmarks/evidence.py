@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from minifinetuning.evaluation import mean_difference
 from minifinetuning.experiments.compare.scores import scores_from
 from minifinetuning.files import write_atomically
-from minifinetuning.report import comparison_table, difference_table
+from minifinetuning.report import comparison_table, difference_table, save_frontier
 from minifinetuning.report.figures import saved_figure
+from minifinetuning.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-DOMAINS = {"pubmed": "medical text", "openwebmath": "mathematical text"}
+DOMAINS = ("pubmed", "openwebmath")
 METHODS = {
     "ft": "FT",
     "mft": "MFT",
@@ -41,7 +42,7 @@ RUNGS = {
 }
 TAUS = {0.0: "mft-tau0", 0.1: "mft-tau0.1", 0.25: "mft", 0.5: "mft-tau0.5", 1.0: "ft"}
 SHARES = {0.25: "-data0.25", 0.5: "-data0.5", 1.0: ""}
-COLOURS = {"FT": "#D55E00", "MFT": "#0072B2", "Replay": "#009E73", "LoRA": "#CC79A7"}
+COLOURS = {"FT": "#D55E00", "MFT": "#0072B2"}
 
 Result = Mapping[str, Any]
 
@@ -52,7 +53,8 @@ def main() -> None:
     folder = parser.parse_args().results
     results = {domain: cells_of(folder / domain) for domain in DOMAINS}
     write_atomically(folder / "evidence.md", "\n\n".join(sections(results)) + "\n")
-    save_domains(results, folder / "domains.png")
+    for domain, cells in results.items():
+        save_frontier(named(cells, METHODS), folder / f"{domain}.png")
     save_knobs(results["pubmed"], folder / "knobs.png")
 
 
@@ -65,24 +67,36 @@ def cells_of(folder: Path) -> dict[str, Result]:
 
 def sections(results: Mapping[str, Mapping[str, Result]]) -> Iterable[str]:
     """The tables, each under its heading."""
-    for domain, title in DOMAINS.items():
-        methods = named(results[domain], METHODS)
-        yield f"## Methods on {title}"
-        yield comparison_table(methods)
-        yield beside(methods, "MFT", results[domain]["reference"])
-    medical = results["pubmed"]
-    rungs = named(medical, RUNGS)
+    medical, mathematical = (results[domain] for domain in DOMAINS)
+    start = medical["reference"]
+    methods, rungs = named(medical, METHODS), named(medical, RUNGS)
+    yield "## Methods on medical text"
+    yield comparison_table(methods)
+    yield beside(methods, "MFT", start)
+    yield "## Methods on mathematical text"
+    methods = named(mathematical, METHODS)
+    yield comparison_table(methods)
+    yield last_step(methods)
     yield "## Ablation (table 3) on medical text"
     yield comparison_table(rungs)
-    yield beside(rungs, "MFT", medical["reference"])
+    yield beside(rungs, "MFT", start)
     yield "## τ (table 8) on medical text"
     yield comparison_table(named(medical, {cell: f"τ = {tau:g}" for tau, cell in TAUS.items()}))
     yield "## Scarce data (section 5) on medical text"
     amounts = named(medical, budgets(medical))
     yield comparison_table(amounts)
+    yield last_step(amounts)
     for ft, mft in zip([*amounts][::2], [*amounts][1::2], strict=True):
-        pair = {name: amounts[name] for name in (mft, ft)}
-        yield beside(pair, mft, medical["reference"])
+        yield beside({name: amounts[name] for name in (mft, ft)}, mft, start)
+
+
+def last_step(results: Mapping[str, Result]) -> str:
+    """S and DG at the last step, whichever was kept: what training on would have come to."""
+    rows = [["at the last step", "S %", "DG %"]]
+    for name, result in results.items():
+        last = result["history"][-1]
+        rows.append([name, f"{last['specialization']:z.2f}", f"{last['degeneralization']:z.2f}"])
+    return markdown_table(rows)
 
 
 def named(cells: Mapping[str, Result], names: Mapping[str, str]) -> dict[str, Result]:
@@ -121,33 +135,6 @@ def beside(results: Mapping[str, Result], ours: str, reference: Result) -> str:
         if name != ours
     }
     return difference_table(differing) or ""
-
-
-def save_domains(results: Mapping[str, Mapping[str, Result]], path: Path) -> None:
-    """S over DG of every method, with intervals, a panel for each domain."""
-    with saved_figure(path, 5.2 * len(results), 4.4) as figure:
-        panels = figure.subplots(1, len(results), squeeze=False)[0]
-        for axes, (domain, cells) in zip(panels, results.items(), strict=True):
-            dress(axes, DOMAINS[domain], "DG: loss on general text, % (lower is better ←)")
-            axes.set_ylabel("S: gain on the specialized text, % (higher is better ↑)", fontsize=9)
-            axes.axvline(0, color="#d9d9d9", zorder=1)
-            for name, cell in named(cells, METHODS).items():
-                with_mft = name.endswith("MFT")
-                colour = COLOURS[name.removesuffix("+MFT")]
-                draw_point(axes, cell, colour, filled=with_mft, name=name)
-
-
-def draw_point(axes: "Axes", cell: Result, colour: str, *, filled: bool, name: str) -> None:
-    x, y = cell["degeneralization"], cell["specialization"]
-    bars = [cell["intervals"][of] for of in ("degeneralization", "specialization")]
-    axes.errorbar(
-        *(x, y),
-        xerr=[[x - bars[0][0]], [bars[0][1] - x]],
-        yerr=[[y - bars[1][0]], [bars[1][1] - y]],
-        **{"fmt": "o", "color": colour, "elinewidth": 0.9, "markersize": 7, "zorder": 3},
-        markerfacecolor=colour if filled else "white",
-    )
-    axes.annotate(name, (x, y), (7, 6), textcoords="offset points", color=colour, fontsize=9)
 
 
 def save_knobs(cells: Mapping[str, Result], path: Path) -> None:

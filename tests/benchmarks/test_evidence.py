@@ -38,6 +38,25 @@ def test_methods_are_held_against_one_of_them() -> None:
     ]
 
 
+def test_the_last_step_is_told_whichever_was_kept() -> None:
+    history = [
+        {"step": 0, "specialization": 0.0, "degeneralization": 0.0},
+        {"step": 8, "specialization": -1.234, "degeneralization": 0.5},
+    ]
+    *_, row = evidence.last_step({"FT": {"step": 0, "history": history}}).splitlines()
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["FT", "-1.23", "0.50"]
+
+
+def test_the_evidence_says_what_its_cells_say() -> None:
+    told = (ROOT / "docs/evidence.md").read_text("utf-8")
+    folder = ROOT / "results/small/smollm2-135m"
+    results = {domain: evidence.cells_of(folder / domain) for domain in evidence.DOMAINS}
+    tables = [part for part in evidence.sections(results) if part.startswith("|")]
+    assert len(tables) == 12
+    for table in tables:
+        assert table in told
+
+
 def test_the_comparison_says_what_its_cells_say() -> None:
     comparison = json.loads((COMPARISON / "comparison.json").read_text("utf-8"))
     cells = [json.loads(path.read_text("utf-8")) for path in (COMPARISON / "cells").glob("*.json")]
