@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.evaluation import mean_difference
-from minifinetuning.experiments.compare.scores import scores_from
+from minifinetuning.experiments.compare.rows import paired_difference
 from minifinetuning.files import write_atomically
 from minifinetuning.report import comparison_table, difference_table, save_frontier
 from minifinetuning.report.figures import saved_figure
@@ -41,7 +40,7 @@ RUNGS = {
     "mft": "MFT",
 }
 TAUS = {0.0: "mft-tau0", 0.1: "mft-tau0.1", 0.25: "mft", 0.5: "mft-tau0.5", 1.0: "ft"}
-SHARES = {0.25: "-data0.25", 0.5: "-data0.5", 1.0: ""}
+BUDGETS = ("-data0.25", "-data0.5", "")
 COLOURS = {"FT": "#D55E00", "MFT": "#0072B2"}
 
 Result = Mapping[str, Any]
@@ -108,7 +107,7 @@ def budgets(cells: Mapping[str, Result]) -> dict[str, str]:
     """The cells over the amounts of text, smallest first, FT before MFT."""
     return {
         f"{method}{ending}": f"{method.upper()}, {tokens(cells[f'{method}{ending}']):,} tokens"
-        for ending in SHARES.values()
+        for ending in BUDGETS
         for method in ("ft", "mft")
     }
 
@@ -121,19 +120,12 @@ def tokens(result: Result) -> int:
 
 def beside(results: Mapping[str, Result], ours: str, reference: Result) -> str:
     """All the results held against the one called `ours`."""
-    start = scores_from(reference["scores"])
-    own = scores_from(results[ours]["scores"])
-    differing = {
-        name: {
-            **result,
-            "difference": {
-                "from": ours,
-                **mean_difference(start, [scores_from(result["scores"])], [own]),
-            },
-        }
-        for name, result in results.items()
-        if name != ours
-    }
+    differing = {}
+    for name, result in results.items():
+        if name != ours:
+            difference = paired_difference([result], [results[ours]], reference["scores"])
+            assert difference is not None, "results of one seed"
+            differing[name] = {**result, "difference": {"from": ours, **difference}}
     return difference_table(differing) or ""
 
 
@@ -149,7 +141,7 @@ def save_knobs(cells: Mapping[str, Result], path: Path) -> None:
             draw_line(row[0], [*TAUS], [cells[cell] for cell in TAUS.values()], quantity, "MFT")
             dress(row[1], f"{label} over training tokens, as many steps for each", "tokens")
             for method in ("FT", "MFT"):
-                line = [cells[f"{method.lower()}{ending}"] for ending in SHARES.values()]
+                line = [cells[f"{method.lower()}{ending}"] for ending in BUDGETS]
                 draw_line(row[1], [tokens(cell) for cell in line], line, quantity, method)
         panels[0][1].legend(frameon=False, fontsize=9)
 

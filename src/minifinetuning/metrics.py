@@ -125,19 +125,7 @@ def mean_changes(
     DG/S is that of the means. A resample draws runs as well, with replacement and the same ones for
     both texts, so that an interval also says how much one run differs from the next.
     """
-    s_draws, dg_draws = _draws(specialized, general, resamples, seed)
-    s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
-    if general is None or dg_draws is None:
-        return Change(s, _interval(s_draws, level), None, None, None, None)
-    dg = _mean([degeneralization(one.perplexity, two.perplexity) for one, two in general])
-    return Change(
-        specialization=s,
-        specialization_interval=_interval(s_draws, level),
-        degeneralization=dg,
-        degeneralization_interval=_interval(dg_draws, level),
-        ratio=ratio(dg, s),
-        ratio_interval=_ratio_interval(dg_draws, s_draws, level),
-    )
+    return _mean_change(specialized, general, _draws(specialized, general, resamples, seed), level)
 
 
 def difference(
@@ -158,10 +146,10 @@ def difference(
     Raises ValueError for other sequences, other numbers of runs, and general text on one side.
     """
     _require_comparable(theirs, ours)
-    one, other = (
-        mean_changes(*side, level=level, resamples=resamples, seed=seed) for side in (theirs, ours)
-    )
-    (s, dg), (other_s, other_dg) = (_draws(*side, resamples, seed) for side in (theirs, ours))
+    (s, dg), (other_s, other_dg) = draws = [
+        _draws(*side, resamples, seed) for side in (theirs, ours)
+    ]
+    one, other = _mean_change(*theirs, draws[0], level), _mean_change(*ours, draws[1], level)
     dg_interval = ratio_interval = None
     if dg is not None and other_dg is not None:
         dg_interval = _interval(dg - other_dg, level)
@@ -175,6 +163,25 @@ def difference(
         degeneralization_interval=dg_interval,
         ratio=_less(one.ratio, other.ratio),
         ratio_interval=ratio_interval,
+    )
+
+
+def _mean_change(
+    specialized: Pairs, general: Pairs | None, draws: tuple[Tensor, Tensor | None], level: float
+) -> Change:
+    """Means over the runs, with the intervals of their draws."""
+    s_draws, dg_draws = draws
+    s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
+    if general is None or dg_draws is None:
+        return Change(s, _interval(s_draws, level), None, None, None, None)
+    dg = _mean([degeneralization(one.perplexity, two.perplexity) for one, two in general])
+    return Change(
+        specialization=s,
+        specialization_interval=_interval(s_draws, level),
+        degeneralization=dg,
+        degeneralization_interval=_interval(dg_draws, level),
+        ratio=ratio(dg, s),
+        ratio_interval=_ratio_interval(dg_draws, s_draws, level),
     )
 
 

@@ -22,6 +22,7 @@ def result(specialized: float, general: float) -> dict[str, Any]:
             for name, value in (("specialized", specialized), ("general", general))
         },
         "degeneralization": 0.0,
+        "seeds": [42],
     }
 
 

@@ -1,12 +1,12 @@
 """From the results of cells to one row for each method and learning rate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minifinetuning.evaluation import mean_comparison, mean_difference
 from minifinetuning.experiments.compare.scores import scores_from
 
-__all__ = ["rows"]
+__all__ = ["paired_difference", "rows"]
 
 Result = dict[str, Any]
 
@@ -30,15 +30,20 @@ def rows(results: Sequence[Result], reference: Result) -> dict[str, Result]:
     table = {name: _pooled(group, reference) for name, group in named.items()}
     for name in [*named][1:]:
         first = next(iter(named))
-        difference = _difference(named[name], named[first], reference)
+        difference = paired_difference(named[name], named[first], reference)
         table[name]["difference"] = difference and {"from": first, **difference}
     return table
 
 
-def _difference(
-    theirs: list[Result], ours: list[Result], reference: Result
+def paired_difference(
+    theirs: Sequence[Mapping[str, Any]],
+    ours: Sequence[Mapping[str, Any]],
+    reference: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """What their runs gained and lost more than ours, of the seeds that both have."""
+    """What their results gained and lost more than ours, of the seeds that both have, or None.
+
+    `reference` is the record of the starting model's scores; see `mean_difference`.
+    """
     by_seed = [{run["seeds"][0]: scores_from(run["scores"]) for run in of} for of in (theirs, ours)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from minifinetuning.config import AdapterConfig
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.cells import METHODS, PaperCell
+from minifinetuning.report.method_table import learning_rate
 
 __all__ = ["PAPER", "PROTOCOLS", "Protocol", "protocol_named"]
 
@@ -64,16 +65,24 @@ class Protocol:
     @property
     def chosen_by_us(self) -> tuple[str, ...]:
         """What the paper leaves open, for a person to read."""
-        rates = (self.learning_rate, self.adapter_learning_rate, self.ia3_learning_rate)
-        full, adapter, ia3 = (f"{rate:.0e}".replace("e-0", "e-") for rate in rates)
+        full, adapter, ia3, reference = (
+            learning_rate({"learning_rate": rate})
+            for rate in (
+                self.learning_rate,
+                self.adapter_learning_rate,
+                self.ia3_learning_rate,
+                self.reference_learning_rate,
+            )
+        )
         return (
             "AdamW without weight decay, 5 % warm-up, cosine decay, gradients clipped at 1",
             f"learning rate {full}, of LoRA and DoRA {adapter}, of IA3 {ia3}; tuned for no method",
-            "LoRA's alpha is twice its rank; IA3 scales keys, values and the MLP's output's input",
+            "LoRA's alpha is twice its rank; IA3 scales keys, values and what enters the MLP's "
+            "output",
             f"EWC's lambda {self.ewc_lambda:g}, with the true Fisher diagonal from 32,768 tokens "
             "of general text",
-            f"{self.evaluations} evaluations; the reference: one epoch, stopped after 3 without "
-            "gain",
+            f"{self.evaluations} evaluations; the reference: one epoch at {reference}, stopped "
+            "after 3 without gain",
             "figure 7's model, which the paper does not name: OpenELM 1.1B",
         )
 
