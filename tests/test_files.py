@@ -1,8 +1,12 @@
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from minifinetuning.files import cache_folder, replacing, write_atomically
+from minifinetuning.errors import InputError
+from minifinetuning.files import cache_folder, claimed, locked, replacing, write_atomically
 
 
 def test_the_cache_is_the_own_folder_or_the_users(monkeypatch, tmp_path):
@@ -81,3 +85,53 @@ def test_text_and_json_end_in_one_line_feed(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_atomically(tmp_path / "a.json", {"a": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+
+
+def other_process(code, *arguments):
+    """Run code in a process of its own that has said "ready"."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from minifinetuning.files import locked
+with locked(Path(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_runs_alone_until_that_ends_or_is_killed(tmp_path):
+    child = other_process(HOLDS, tmp_path)
+    try:
+        said = f"another run is writing to {tmp_path}: "
+        with pytest.raises(InputError, match=said), locked(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.communicate()
+    assert (tmp_path / ".lock").exists()
+    with locked(tmp_path), locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_thread_is_another_run(tmp_path):
+    def claim():
+        with claimed(tmp_path / "cell") as mine:
+            return mine
+
+    with claimed(tmp_path / "cell") as mine, ThreadPoolExecutor() as threads:
+        assert mine
+        assert not threads.submit(claim).result()
+    with claimed(tmp_path / "cell") as mine:
+        assert mine
+    assert not list(tmp_path.iterdir())

@@ -1,15 +1,22 @@
-"""Files that are whole or not there at all, and the user's cache folder."""
+"""Files that are whole or not there at all, locks on them, and the user's cache folder."""
 
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_folder", "replacing", "write_atomically"]
+from filelock import FileLock, Timeout
+
+from minifinetuning.errors import InputError
+
+__all__ = ["LOCK", "cache_folder", "claimed", "locked", "replacing", "write_atomically"]
+
+LOCK = ".lock"
+"""The file by which a folder is locked."""
 
 
 def cache_folder() -> Path:
@@ -46,3 +53,53 @@ def write_atomically(path: Path, content: str | dict[str, Any]) -> None:
     text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether `path`, a file or folder, is this process's alone until the block ends.
+
+        with claimed(path) as mine:
+            if mine and not path.exists():
+                write_atomically(path, content)
+
+    False where another process, or thread, is at it. The lock is the operating system's, on a file
+    beside `path` that goes with it: the claim of a process that dies dies with it. The folder above
+    `path` must be there.
+    """
+    with _held(path.with_name(f".{path.name}{LOCK}")) as mine:
+        yield mine
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder`, which must be there, until the block ends.
+
+    Raises InputError at once where another one is in it. Blocks of one thread may be nested.
+    """
+    with _held(folder / LOCK) as mine:
+        if not mine:
+            raise InputError(
+                f"another run is writing to {folder}: wait until it has ended, or name another "
+                "folder"
+            )
+        yield
+
+
+@contextmanager
+def _held(lock_file: Path) -> Iterator[bool]:
+    # One lock for each path and thread, which counts how often it is held.
+    lock = FileLock(lock_file.resolve(), is_singleton=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if lock.lock_counter == 1:
+            # While it is still held: whoever opened the file meanwhile sees that it is gone.
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
