@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from minifinetuning.callbacks import Budget, ProgressLine, StartingPoint, within_budget
+from minifinetuning.callbacks import (
+    Budget,
+    ProgressLine,
+    SamplerEpoch,
+    StartingPoint,
+    within_budget,
+)
 from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
 from minifinetuning.config import MFTConfig
 from minifinetuning.data.batches import Sequences
@@ -54,7 +60,7 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
             model=model,
             args=args,
             eval_dataset=texts,
-            callbacks=[self.budget, start, *(callbacks or [])],
+            callbacks=[self.budget, start, SamplerEpoch(), *(callbacks or [])],
             **kwargs,
         )
         if self.pop_callback(ProgressCallback) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sized
 
 from minifinetuning.config import MFTConfig
-from minifinetuning.data.batches import Sequences
+from minifinetuning.data.batches import Sequences, normalized
 from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import SPECIALIZED
@@ -13,6 +13,7 @@ __all__ = [
     "require_fisher_text",
     "require_measurable",
     "require_texts",
+    "require_tokens",
     "required_mixture",
 ]
 
@@ -46,9 +47,14 @@ def required_mixture(
         return None
     if not all(isinstance(text, Sized) for text in (train, replay) if text is not None):
         raise InputError("replay needs training texts of known length: give datasets that have it")
+    if args.auto_find_batch_size:
+        raise InputError(
+            "--auto_find_batch_size would change the share of new text in a step: with --replay "
+            "choose --per_device_train_batch_size"
+        )
     mixture = Mixture.of(
         args.new_data_fraction,
-        args.train_batch_size,
+        args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         args.world_size,
     )
@@ -56,7 +62,7 @@ def required_mixture(
         raise InputError(
             f"--replay_objective needs forward passes of one text alone: {mixture.new} new "
             f"sequences a step are no multiple of --per_device_train_batch_size "
-            f"{args.train_batch_size}, choose a smaller one and more "
+            f"{args.per_device_train_batch_size}, choose a smaller one and more "
             "--gradient_accumulation_steps"
         )
     return mixture
@@ -72,6 +78,17 @@ def require_fisher_text(args: MFTConfig, text: object | None) -> None:
         )
     if args.fsdp or args.deepspeed:
         raise InputError("--ewc_lambda needs whole weights in each process: train without sharding")
+
+
+def require_tokens(texts: Mapping[str, object]) -> None:
+    """Raise InputError where the first example of a text (by its argument's name) is no tokens."""
+    for name, text in texts.items():
+        if not (isinstance(text, Sized) and hasattr(text, "__getitem__") and len(text)):
+            continue
+        try:
+            normalized(text[0])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
 
 
 def named_texts(

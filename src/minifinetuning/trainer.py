@@ -13,7 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from minifinetuning.cache import CachePlan, RunTeacher
 from minifinetuning.config import MFTConfig
-from minifinetuning.data.batches import REPLAY_COLUMN, Sequences, collate, model_inputs
+from minifinetuning.data.batches import (
+    REPLAY_COLUMN,
+    ForeignCollator,
+    Sequences,
+    collate,
+    model_inputs,
+)
 from minifinetuning.data.mixing import MixedOrder, MixedSequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import SPECIALIZED
@@ -23,7 +29,12 @@ from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.student import DistillationInputs, attach_distillation
 from minifinetuning.objectives import rule
-from minifinetuning.requirements import require_fisher_text, required_mixture
+from minifinetuning.requirements import (
+    named_texts,
+    require_fisher_text,
+    require_tokens,
+    required_mixture,
+)
 from minifinetuning.teachers import Teacher
 from minifinetuning.token_means import TokenMeans
 
@@ -70,6 +81,14 @@ class MFTTrainer(MeasuringTrainer):
         fisher_dataset: Sequences | None = None,
         **kwargs: Any,
     ) -> None:
+        _refuse_what_has_no_place(kwargs)
+        texts = {"train_dataset": train_dataset, "replay_dataset": replay_dataset}
+        texts |= {"fisher_dataset": fisher_dataset}
+        texts |= {
+            f'eval_dataset["{key}"]': text
+            for key, text in (named_texts(eval_dataset) or {}).items()
+        }
+        require_tokens({name: text for name, text in texts.items() if text is not None})
         self.mixture = required_mixture(args, replay_dataset, train_dataset)
         self.replay_dataset = replay_dataset
         self.fisher_dataset = replay_dataset if fisher_dataset is None else fisher_dataset
@@ -87,7 +106,7 @@ class MFTTrainer(MeasuringTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=kwargs.pop("data_collator", collate),
+            data_collator=_own_or_wrapped(kwargs.pop("data_collator", None)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -127,8 +146,16 @@ class MFTTrainer(MeasuringTrainer):
 
     def _decided_teacher(self) -> RunTeacher:
         texts = self._texts_to_cache()
+        requested = self.args.teacher_cache
+        if isinstance(self.data_collator, ForeignCollator):
+            if requested not in ("auto", "none"):
+                raise InputError(
+                    f"--teacher_cache {requested} knows batches of the usual making alone: leave "
+                    "data_collator out, or pass --teacher_cache none"
+                )
+            requested = "none"
         decided = RunTeacher(
-            self.args.teacher_cache,
+            requested,
             self.model,
             texts,
             passes=self._passes(texts),
@@ -165,8 +192,7 @@ class MFTTrainer(MeasuringTrainer):
         if self.mixture is not None:
             seen *= self.mixture.sequences / self.mixture.new
         if self.args.max_steps > 0:
-            a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            seen = self.args.max_steps * a_step * self.args.world_size
+            seen = self.args.max_steps * self.args.sequences_per_step
         return seen / max(1, specialized + len(texts.get("replay", ())))
 
     def _require_teacher(self) -> None:
@@ -212,6 +238,13 @@ class MFTTrainer(MeasuringTrainer):
         sizes = len(train_dataset.specialized), len(train_dataset.replay)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return MixedOrder(*sizes, self.mixture, seed)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: all trials would go on with one model. Raises InputError."""
+        raise InputError(
+            "hyperparameter_search has no place in MFTTrainer, whose trials would start from "
+            "weights that are trained already: make a trainer for each trial, or use mft compare"
+        )
 
     # Elastic weight consolidation
 
@@ -277,3 +310,23 @@ class MFTTrainer(MeasuringTrainer):
             if self._penalty is not None:
                 logs["ewc_penalty"] = float(self._penalty.last)
         super().log(logs, *args, **kwargs)
+
+
+_WITHOUT_PLACE = {
+    "model_init": "S and DG are relative to the one model that is given: pass model, and make a "
+    "trainer for each trial",
+    "compute_loss_func": "the loss is that of --objective: leave it out",
+    "compute_metrics": "evaluation gives perplexities, S and DG: leave it out",
+    "preprocess_logits_for_metrics": "evaluation makes no logits: leave it out",
+}
+
+
+def _refuse_what_has_no_place(given: dict[str, Any]) -> None:
+    """Raise InputError for an argument of Trainer's that would be ignored."""
+    for name, reason in _WITHOUT_PLACE.items():
+        if given.pop(name, None) is not None:
+            raise InputError(f"{name} has no place in MFTTrainer: {reason}")
+
+
+def _own_or_wrapped(collator: Any) -> Any:
+    return collate if collator in (None, collate) else ForeignCollator(collator)

@@ -144,8 +144,8 @@ def test_a_collator_that_drops_the_teacher_is_refused(tiny_model, sequences, tra
         model=tiny_model("llama"),
         args=training_arguments(teacher_cache="hidden"),
         train_dataset=sequences,
-        data_collator=collator,
     )
+    trainer.data_collator = collator
     with pytest.raises(InputError, match="a data_collator must pass"):
         trainer.train()
 

@@ -217,6 +217,15 @@ class MFTConfig(TrainingArguments):
                 f"--tau {self.tau} is no number: give one from 0 to 1, or auto to `mft train`"
             ) from None
 
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of an optimizer step over all processes, each of which trains on one device.
+
+        `train_batch_size` counts the GPUs that a process sees, but it takes only the first.
+        """
+        of_a_process = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return of_a_process * self.world_size
+
     def _default(self) -> "MFTConfig":
         """What nobody has changed, and no trainer that runs meanwhile is disturbed."""
         # TrainingArguments resets the state that all accelerators share, those at work as well.

@@ -1,14 +1,18 @@
 """Sequences to batches: padding, labels, and what a teacher's cache brings along."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from minifinetuning.errors import InputError
+
 __all__ = [
+    "LABEL_MASKS",
     "REPLAY_COLUMN",
     "TEACHER_COLUMN",
+    "ForeignCollator",
     "Sequences",
     "collate",
     "model_inputs",
@@ -24,6 +28,9 @@ REPLAY_COLUMN = "is_replay"
 A plain bool: what a batch is has to be known without waiting for the device.
 """
 
+LABEL_MASKS = ("completion_mask", "assistant_masks")
+"""Columns of TRL and of chat templates: 1 where a token is to be learnt, (T,)."""
+
 _FILLERS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 
 
@@ -38,14 +45,59 @@ class Sequences(Protocol):
 def normalized(example: Mapping[str, Any]) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask` and `labels`, each (T,) of int64.
 
-    Missing labels are the input ids. Padding, and the first token of a sequence, which nothing
-    predicts, get the label -100, so that counting labels counts predictions.
+    Missing labels are the input ids. Padding, what a mask of `LABEL_MASKS` leaves out, and the
+    first token of a sequence, which nothing predicts, get the label -100, so that counting labels
+    counts predictions. Raises InputError for what is no sequence of tokens, and for sequences of
+    several texts with positions of their own, which would see one another here.
     """
+    _require_one_sequence(example)
     tokens = torch.as_tensor(example["input_ids"]).long()
     mask = torch.as_tensor(example.get("attention_mask", torch.ones_like(tokens))).long()
     labels = torch.as_tensor(example.get("labels", tokens)).long().masked_fill(mask == 0, -100)
+    for name in LABEL_MASKS:
+        if name in example:
+            labels = labels.masked_fill(torch.as_tensor(example[name]) == 0, -100)
     labels[0] = -100
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+
+def _require_one_sequence(example: Mapping[str, Any]) -> None:
+    """Raise InputError where the example holds no tokens yet, or several texts in one."""
+    if "input_ids" not in example:
+        raise InputError(
+            f"an example has the columns {', '.join(map(str, example))} and no input_ids: "
+            + _how_to_tokenize(example)
+        )
+    positions = example.get("position_ids")
+    if positions is not None:
+        found = torch.as_tensor(positions)
+        if not torch.equal(found, torch.arange(len(found), device=found.device)):
+            raise InputError(
+                "position_ids that do not count 0, 1, 2, … through a sequence are not followed "
+                "here: give each text as a sequence of its own, or remove the column"
+            )
+    lengths = example.get("seq_lengths")
+    if lengths is not None and len(lengths) > 1:
+        raise InputError(
+            "seq_lengths says that several texts are packed into one sequence, which would see one "
+            "another here: give each text as a sequence of its own, or remove the column"
+        )
+
+
+def _how_to_tokenize(example: Mapping[str, Any]) -> str:
+    if "messages" in example or "conversations" in example:
+        column = "messages" if "messages" in example else "conversations"
+        return (
+            "tokenize the conversations first, with dataset.map(lambda row: tokenizer."
+            f'apply_chat_template(row["{column}"], return_dict=True, '
+            "return_assistant_tokens_mask=True))"
+        )
+    if "text" in example:
+        return (
+            "read texts from files with read_corpus, or tokenize them first, with "
+            'dataset.map(lambda row: tokenizer(row["text"]))'
+        )
+    return "tokenize it first, or read texts from files with read_corpus"
 
 
 def collate(examples: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -63,13 +115,40 @@ def collate(examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     for name in examples[0]:
         if name.startswith(TEACHER_COLUMN):
             batch[name] = torch.stack([_padded(row[name], length - 1, 0) for row in examples])
+    return _with_replay(batch, examples)
+
+
+def _with_replay(batch: dict[str, Any], examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     if any(REPLAY_COLUMN in example for example in examples):
         batch[REPLAY_COLUMN] = all(example.get(REPLAY_COLUMN, False) for example in examples)
     return batch
 
 
+class ForeignCollator:
+    """Another library's collator, which never sees the columns that are ours.
+
+    Its batches need `input_ids` and `labels` (B, T). What a teacher's cache knows is of sequences
+    as `collate` makes them, so that the teacher has to be asked live.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> None:
+        self.collator = collator
+        self.tokenizer = getattr(collator, "tokenizer", None)
+
+    def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = dict(self.collator([model_inputs(example) for example in examples]))
+        if missing := {"input_ids", "labels"} - batch.keys():
+            raise InputError(
+                f"data_collator gives batches without {' and '.join(sorted(missing))}: leave it "
+                "out, or give one for causal language models"
+            )
+        batch["labels"] = batch["labels"].clone()
+        batch["labels"][:, 0] = -100
+        return _with_replay(batch, examples)
+
+
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch as a model takes it: without what is about the loss alone."""
+    """The batch (or example) as a model takes it: without what is about the loss alone."""
     return {
         name: value
         for name, value in batch.items()

@@ -182,8 +182,7 @@ def _tokens_per_second(
     stopwatch: Stopwatch, training: MFTConfig, sequence_length: int
 ) -> float | None:
     """Training tokens a second over all processes; None in a resumed run that did nothing."""
-    sequences = training.train_batch_size * training.gradient_accumulation_steps
-    tokens = stopwatch.steps * sequences * training.world_size * sequence_length
+    tokens = stopwatch.steps * training.sequences_per_step * sequence_length
     return tokens / stopwatch.seconds if tokens else None
 
 

@@ -197,8 +197,7 @@ def _full_steps(training: MFTConfig, texts: Texts) -> float:
     if training.max_steps > 0:
         return training.max_steps
     assert texts.train is not None
-    batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    return float(training.num_train_epochs * len(texts.train) / batch)
+    return float(training.num_train_epochs * len(texts.train) / training.sequences_per_step)
 
 
 def _pilot_training(

@@ -1,0 +1,132 @@
+"""What a trainer is given: datasets, collators and devices that are not the usual ones."""
+
+import pytest
+import torch
+from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
+
+from minifinetuning.data.mixing import MixedOrder
+from minifinetuning.errors import InputError
+from minifinetuning.trainer import MFTTrainer
+
+
+@pytest.fixture
+def uneven(random_sequences):
+    """Sequences of two lengths, so that a batch has padding."""
+    return [
+        sequence
+        for pair in zip(
+            random_sequences(8, 16, seed=5), random_sequences(8, 12, seed=6), strict=True
+        )
+        for sequence in pair
+    ]
+
+
+def weights(trainer):
+    trainer.train()
+    return [value.detach().clone() for value in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("column", ["text", "messages"])
+def test_a_dataset_that_is_not_tokenized_says_what_to_do(tiny_model, training_arguments, column):
+    rows = [{column: "a text"}]
+    with pytest.raises(InputError, match=rf"^train_dataset: .* {column} and no input_ids"):
+        MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=rows)
+    with pytest.raises(InputError, match=rf'^eval_dataset\["specialized"\]: .* {column} and no'):
+        MFTTrainer(tiny_model("llama"), training_arguments(), eval_dataset=rows)
+
+
+def test_only_what_a_mask_says_is_trained(tiny_model, training_arguments, random_sequences):
+    plain = random_sequences(16, 16, seed=5)
+    masked = [{**row, "completion_mask": [0] * 8 + [1] * 8} for row in plain]
+    labelled = [{**row, "labels": [-100] * 8 + row["input_ids"][8:]} for row in plain]
+    runs = [
+        weights(MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=data))
+        for data in (masked, labelled, plain)
+    ]
+    assert all(map(torch.equal, runs[0], runs[1]))
+    assert not all(map(torch.equal, runs[0], runs[2]))
+
+
+def test_positions_of_packed_texts_are_refused_before_any_work(tiny_model, training_arguments):
+    rows = [{"input_ids": [1, 2, 3, 4], "position_ids": [0, 1, 0, 1]}]
+    with pytest.raises(InputError, match="train_dataset: position_ids"):
+        MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=rows)
+
+
+@pytest.mark.parametrize("name", ["language modelling", "sequence to sequence"])
+def test_collators_of_transformers_train_as_ours_does(
+    tiny_model, training_arguments, uneven, tokenizer, name
+):
+    padding = tokenizer.__class__(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<eos>"
+    )
+    # The first takes the token that it pads with for no label, and makes the labels itself.
+    data = [{"input_ids": [token or 1 for token in row["input_ids"]]} for row in uneven]
+    collator = DataCollatorForLanguageModeling(padding, mlm=False)
+    if name == "sequence to sequence":
+        collator = DataCollatorForSeq2Seq(padding)
+        data = [row | {"labels": row["input_ids"]} for row in data]
+
+    def run(cache, collator=None):
+        settings = {"objective": "mft", "teacher_cache": cache, "num_train_epochs": 3}
+        return MFTTrainer(
+            tiny_model("llama"),
+            training_arguments(**settings, max_steps=-1),
+            train_dataset=data,
+            data_collator=collator,
+        )
+
+    theirs = run("auto", collator)
+    got, expected = weights(theirs), weights(run("none"))
+    for value, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-5)
+    assert not theirs.cache_plan.stores
+    assert run("auto").cache_plan.stores, "the case is one in which a cache would be taken"
+    with pytest.raises(InputError, match=r"--teacher_cache hidden .* leave data_collator out"):
+        run("hidden", collator)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["model_init", "compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"],
+)
+def test_what_trainer_takes_and_we_would_ignore_is_refused(
+    tiny_model, training_arguments, argument
+):
+    with pytest.raises(InputError, match=rf"^{argument} has no place in MFTTrainer: "):
+        MFTTrainer(tiny_model("llama"), training_arguments(), **{argument: lambda *_: None})
+
+
+def test_a_search_for_hyperparameters_is_refused(tiny_model, training_arguments, uneven):
+    trainer = MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=uneven)
+    with pytest.raises(InputError, match="hyperparameter_search has no place"):
+        trainer.hyperparameter_search(n_trials=2)
+
+
+def test_the_mixture_is_of_one_gpu_where_a_process_sees_several(
+    tiny_model, training_arguments, random_sequences
+):
+    args = training_arguments(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert args.n_gpu <= 1
+    args._n_gpu = 4
+    assert args.train_batch_size == 8
+    trainer = MFTTrainer(
+        tiny_model("llama"),
+        args,
+        train_dataset=random_sequences(20, 16, seed=1),
+        replay_dataset=random_sequences(20, 16, seed=2),
+    )
+    order = trainer.get_train_dataloader().batch_sampler.sampler
+    assert isinstance(order, MixedOrder)
+    indices = list(order)
+    assert len(indices) == 40
+    assert all(sum(index < 20 for index in indices[at : at + 4]) == 2 for at in range(0, 40, 4))
+
+
+def test_a_batch_size_that_is_found_by_trying_has_no_fixed_mixture(
+    tiny_model, training_arguments, random_sequences
+):
+    args = training_arguments(auto_find_batch_size=True)
+    text = random_sequences(4)
+    with pytest.raises(InputError, match="--auto_find_batch_size"):
+        MFTTrainer(tiny_model("llama"), args, train_dataset=text, replay_dataset=text)
