@@ -5,7 +5,7 @@ The same random model and the same random sequences for all; every run in a proc
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +58,8 @@ def measured(setting: Setting) -> dict[str, float]:
     import_module("trl.experimental.gkd" if is_peer else "minifinetuning.trainer")
     if setting.run == "expected" and setting.adapter == "full":
         raise harness.NotMeasuredError("an expected embedding needs a frozen output head")
-    model, sequences = SHAPES[setting.shape].model(setting.sequence_length), _sequences(setting)
+    model = SHAPES[setting.shape].model(setting.sequence_length, setting.device)
+    sequences = _sequences(setting)
     trainer_of = _gkd_trainer if is_peer else _own_trainer
     with harness.empty_caches() as folder:
         start = perf_counter()
@@ -161,8 +162,11 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
 
 
-def cells_of(settings: list[Setting], rounds: int) -> list[dict[str, Any]]:
-    """One record a run, for runs of one adapter, the first of them FT."""
+def cells_of(settings: list[Setting], rounds: int) -> Iterator[list[dict[str, Any]]]:
+    """One record a run, for runs of one adapter, the first of them FT.
+
+    Given whenever something was measured: what is not yet has that for its reason.
+    """
     results: dict[str, list[dict[str, float]]] = {}
     reasons: dict[str, str] = {}
     for number in range(rounds):
@@ -175,20 +179,20 @@ def cells_of(settings: list[Setting], rounds: int) -> list[dict[str, Any]]:
                 results.setdefault(setting.run, []).append(found)
             except Exception as error:  # whatever a run raises is its row in the table
                 reasons[setting.run] = harness.reason(error)
-    return [_cell(setting, results, reasons) for setting in settings]
+            yield [_cell(setting, results, reasons) for setting in settings]
 
 
 def _cell(
     setting: Setting, results: dict[str, list[dict[str, float]]], reasons: dict[str, str]
 ) -> dict[str, Any]:
     cell = {name: value for name, value in asdict(setting).items() if name != "dtype"}
-    if setting.run in reasons:
-        return cell | {"reason": reasons[setting.run]}
+    if setting.run in reasons or setting.run not in results:
+        return cell | {"reason": reasons.get(setting.run, "not measured yet")}
     own = results[setting.run]
     cell |= {name: [found[name] for found in own] for name in ("seconds", "peak_bytes")}
     if "ft" in results and "ft" not in reasons:
         for name in ("seconds", "peak_bytes"):
-            pairs = zip(own, results["ft"], strict=True)
+            pairs = zip(own, results["ft"], strict=False)  # one may be a round ahead
             ratios = [mine[name] / theirs[name] for mine, theirs in pairs]
             cell[f"{name}_of_ft"] = statistics.median(ratios)
     return cell
@@ -286,13 +290,25 @@ def _listed(choices: dict[str, str]) -> Callable[[str], list[str]]:
 def main(argv: list[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
-    cells = []
+    done: list[dict[str, Any]] = []
+    table = ""
     for adapter in arguments.adapters:
-        cells += cells_of(settings(arguments, adapter), arguments.rounds)
+        for cells in cells_of(settings(arguments, adapter), arguments.rounds):
+            # A long benchmark that is stopped leaves what it has measured.
+            table = report_of(arguments, done + cells).write(arguments.output)
+        done += cells
+    print(table)
+
+
+def report_of(arguments: argparse.Namespace, cells: list[dict[str, Any]]) -> Report:
     shape = SHAPES[arguments.shape]
     tokens = arguments.sequences * arguments.sequence_length
     dtype = harness.dtype_name(harness.products_dtype(arguments.dtype, arguments.device))
-    report = Report(
+    memory = "that of the whole process"
+    if arguments.device == "cuda":
+        memory = "that of all tensors on the GPU"
+    adapters = len({cell["adapter"] for cell in cells})
+    return Report(
         name=arguments.name or ("end_to_end_memory" if arguments.memory else "end_to_end"),
         title="A whole run of MFT beside finetuning and TRL's GKD",
         text=(
@@ -300,8 +316,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{'s' if arguments.epochs > 1 else ''}, steps of {arguments.per_step} x "
             f"{arguments.sequence_length:,} tokens, "
             f"products in {dtype}. Time runs from making the trainer to its last step, the "
-            "teacher's cache included; peak memory is that of the whole process. Every run has a "
-            "process of its own."
+            f"teacher's cache included; peak memory is {memory}. Every run has a process of its "
+            "own."
         ),
         header=["trained", "run", "time", "time / FT", "peak memory", "memory / FT"],
         rows=[table_row(cell) for cell in cells],
@@ -310,9 +326,8 @@ def main(argv: list[str] | None = None) -> None:
         options=options_of(arguments),
         cells=cells,
         draw=lambda figure: draw(figure, cells),
-        figure_size=(10.5, 0.6 + (0.9 + 0.36 * len(arguments.runs)) * len(arguments.adapters)),
+        figure_size=(10.5, 0.6 + (0.9 + 0.36 * len(arguments.runs)) * adapters),
     )
-    print(report.write(arguments.output))
 
 
 if __name__ == "__main__":

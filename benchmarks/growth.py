@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 import torch
 from loss import Case, run, run_small
-from peers import LOSSES
+from peers import LOSSES, Loss
 from reports import (
     BLUE,
     FAINT,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerFast
 
-_OURS = 0  # the index in LOSSES of MFT by its implementation for any device
 _DOCUMENT_WORDS = 400
 _WORDS = 2000
 
@@ -58,9 +57,16 @@ class Options:
 def of_loss(tokens: int, vocabulary: int, options: Options) -> dict[str, float]:
     """The loss of MFT with gradients, on hidden states of student and teacher."""
     case = Case(tokens, vocabulary, options.hidden, options.device, options.dtype)
-    run_small(case, LOSSES[_OURS])
+    ours = _loss_on(options.device)
+    run_small(case, ours)
     inputs = case.inputs()
-    return measured(lambda: run(case, LOSSES[_OURS], inputs), options)
+    return measured(lambda: run(case, ours, inputs), options)
+
+
+def _loss_on(device: str) -> Loss:
+    """MFT by the implementation that `auto` would take there."""
+    fused = device == "cuda"
+    return next(o for o in LOSSES if o.is_ours and o.objective == "MFT" and o.is_fused == fused)
 
 
 def of_tokens(value: int, options: Options) -> dict[str, float]:

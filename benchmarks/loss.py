@@ -167,10 +167,20 @@ def _cell(case: Case, key: int, timings: harness.Timings, reason: str | None) ->
         return cell | {"reason": reason}
     laps = timings.seconds[str(key)]
     cell |= {"forward": [lap[0] for lap in laps], "backward": [lap[1] for lap in laps]}
-    ours = next(k for k, o in enumerate(LOSSES) if o.is_ours and _counterpart(loss) == o.objective)
-    if str(ours) in timings.seconds:
-        cell["of_ours"] = timings.ratio(str(key), str(ours))[0]
+    ours = _ours(loss, timings)
+    if ours is not None:
+        cell["of_ours"] = timings.ratio(str(key), ours)[0]
     return cell
+
+
+def _ours(loss: Loss, timings: harness.Timings) -> str | None:
+    """The loss of ours that another is compared with: the fused one where it was measured."""
+    measured = [
+        key
+        for key, own in enumerate(LOSSES)
+        if own.is_ours and own.objective == _counterpart(loss) and str(key) in timings.seconds
+    ]
+    return str(max(measured, key=lambda key: LOSSES[key].is_fused)) if measured else None
 
 
 def _counterpart(loss: Loss) -> str:
@@ -248,8 +258,8 @@ def report_of(arguments: argparse.Namespace, cells: list[dict[str, Any]]) -> Rep
             f"Hidden states (N, {arguments.hidden}) and heads in, loss and gradients out, the head "
             f"trained; inputs in float32, products in {dtype}. Medians of {arguments.rounds} "
             "interleaved rounds; `full / ours` is the median of the ratios within a round, to our "
-            "loss of the same kind. Peak memory is what is taken above the inputs, each loss in a "
-            "process of its own; the gradients are in it."
+            f"{'fused ' if on_gpu else ''}loss of the same kind. Peak memory is what is "
+            "taken above the inputs, each loss in a process of its own; the gradients are in it."
         ),
         header=header,
         rows=[table_row(cell, on_gpu) for cell in cells],
@@ -270,6 +280,10 @@ def _notes(device: str) -> list[str]:
     ]
     if device == "cuda":
         gigabytes = copy_bandwidth(device) / 1e9
+        notes.append(
+            "minifinetuning that is not fused is what runs where Triton cannot be imported: its "
+            "products are in float32"
+        )
         notes.append(
             f"a copy moves {gigabytes:,.0f} GB/s here (read and written); for the bandwidth of the "
             "fused loss's kernels each side's float32 logits are counted as read twice, and their "

@@ -3,7 +3,7 @@
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from reports import BLUE, GREY, ORANGE, OTHERS, finish, finish_log_axis
+from reports import BLUE, GREY, ORANGE, OTHERS, finish, finish_log_axis, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def _label(cell: Cell) -> str:
 
 def _draw_bars(figure: "Figure", cells: list[Cell]) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, value, digits in ((left, _full, "{:.2f} s"), (right, _memory, "{:.2f} GiB")):
+    for axes, value, text in ((left, _full, seconds), (right, _memory, "{:.2f} GiB".format)):
         for height, cell in enumerate(reversed(cells)):
             amount = value(cell)
             if amount is None:
@@ -47,7 +47,7 @@ def _draw_bars(figure: "Figure", cells: list[Cell]) -> None:
                 continue
             axes.barh(height, amount, 0.66, color=_bar_colour(cell))
             axes.annotate(
-                digits.format(amount),
+                text(amount),
                 (amount, height),
                 (5, 0),
                 "data",
@@ -55,7 +55,7 @@ def _draw_bars(figure: "Figure", cells: list[Cell]) -> None:
                 va="center",
                 fontsize=9,
             )
-        axes.margins(x=0.16, y=0.02)
+        axes.margins(x=0.22, y=0.02)
     left.set_yticks(range(len(cells)), [_label(cell) for cell in reversed(cells)])
     size = f"{cells[0]['tokens']:,} tokens, vocabulary {cells[0]['vocabulary']:,}" if cells else ""
     finish(left, "Time, forward and backward", f"{size}  (lower is better ←)")

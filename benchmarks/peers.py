@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from harness import NotMeasuredError
 from torch import Tensor
 from torch.nn import functional
 
@@ -87,6 +88,8 @@ def torch_finetuning(inputs: Inputs) -> Tensor:
 
 
 def _torch_linear_cross_entropy(inputs: Inputs) -> Tensor:
+    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        raise NotMeasuredError(f"torch {torch.__version__.partition('+')[0]} does not have it")
     options = torch.nn.LinearCrossEntropyOptions()
     return functional.linear_cross_entropy(
         inputs.hidden, inputs.weight, inputs.labels, options=options

@@ -38,8 +38,11 @@ class Shape:
     def parameters(self) -> int:
         return self.body_parameters + self.head_parameters
 
-    def model(self, sequence_length: int) -> "LlamaForCausalLM":
-        """The model in float32, its weights drawn from seed 0."""
+    def model(self, sequence_length: int, device: str = "cpu") -> "LlamaForCausalLM":
+        """The model in float32, its weights drawn from seed 0 where they are to be.
+
+        A GPU draws a billion of them at once; a CPU takes half a minute, then they are moved.
+        """
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -59,7 +62,8 @@ class Shape:
             pad_token_id=None,
         )
         torch.manual_seed(0)
-        return LlamaForCausalLM(config)
+        with torch.device(device):
+            return LlamaForCausalLM(config)
 
 
 SHAPES = {

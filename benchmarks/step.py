@@ -125,7 +125,7 @@ class Stepper:
 
 
 def _model(setting: Setting) -> Any:
-    model = SHAPES[setting.shape].model(setting.sequence_length).to(setting.device)
+    model = SHAPES[setting.shape].model(setting.sequence_length, setting.device)
     if setting.adapter == "lora":
         from peft import get_peft_model
 
@@ -282,13 +282,20 @@ def _text(arguments: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
-    cells = []
+    cells: list[dict[str, Any]] = []
+    table = ""
     for setting in settings(arguments):
         print(f"{SHAPES[setting.shape].title}, {ADAPTERS[setting.adapter]} …", flush=True)
         cells += cells_of(setting, arguments.rounds)
+        # A long benchmark that is stopped leaves what it has measured.
+        table = report_of(arguments, cells).write(arguments.output)
+    print(table)
+
+
+def report_of(arguments: argparse.Namespace, cells: list[dict[str, Any]]) -> Report:
     used = list(dict.fromkeys(cell["shape"] for cell in cells))
-    columns = len(arguments.adapters)
-    report = Report(
+    columns = len({cell["adapter"] for cell in cells})
+    return Report(
         name=arguments.name or "step",
         title="A training step of MFT beside finetuning",
         text=_text(arguments),
@@ -301,7 +308,6 @@ def main(argv: list[str] | None = None) -> None:
         draw=lambda figure: draw(figure, cells),
         figure_size=(3.2 + 4.0 * columns, 0.8 + 2.2 * len(used)),
     )
-    print(report.write(arguments.output))
 
 
 if __name__ == "__main__":

@@ -38,3 +38,7 @@ def test_what_cannot_be_measured_keeps_the_points_before_it(
     cell = growth.cell_of("tokens", [1, 2], None)  # type: ignore[arg-type]
     assert cell["points"] == [{"value": 1, "seconds": 1.0, "peak_bytes": 2.0}]
     assert growth.table_row(cell)[-1] == "MemoryError: too large"
+
+
+def test_what_grows_is_the_loss_that_the_device_would_take() -> None:
+    assert [growth._loss_on(device).is_fused for device in ("cpu", "cuda")] == [False, True]

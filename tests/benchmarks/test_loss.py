@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import loss
 import pytest
 import torch
@@ -62,3 +63,32 @@ def test_plain_torch_is_the_same_loss_as_ours(objective: str) -> None:
             value.backward()
             found[item.name] = (value.detach(), inputs.hidden.grad, inputs.weight.grad)
     torch.testing.assert_close(found["minifinetuning"], found["plain torch"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("fused", "ratio"), [([1.0, 1.0], 3.0), ([], 0.6)])
+def test_a_loss_is_compared_with_our_fused_one_where_it_ran(
+    fused: list[float], ratio: float
+) -> None:
+    keys = {(o.name, o.objective): str(key) for key, o in enumerate(LOSSES)}
+    seconds = {
+        keys["minifinetuning", "MFT"]: [[9.0, 1.0]],
+        keys["plain torch", "MFT"]: [[4.0, 2.0]],
+    }
+    if fused:
+        seconds[keys["minifinetuning, fused", "MFT"]] = [fused]
+    case = loss.Case(1, 2, 3, "cuda", torch.float32)
+    (cell,) = [
+        loss._cell(case, key, harness.Timings(seconds), None)
+        for key, other in enumerate(LOSSES)
+        if (other.name, other.objective) == ("plain torch", "MFT")
+    ]
+    assert cell["of_ours"] == ratio
+
+
+def test_a_loss_that_this_torch_lacks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.nn, "LinearCrossEntropyOptions", raising=False)
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    (key,) = [k for k, o in enumerate(LOSSES) if o.name == "torch linear_cross_entropy"]
+    inputs = loss.Case(4, 8, 4, "cpu", torch.float32).inputs()
+    with pytest.raises(harness.NotMeasuredError, match=r"^torch 2\.11\.0 does not have it$"):
+        LOSSES[key].function(inputs)

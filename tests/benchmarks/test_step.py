@@ -2,6 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
+import pytest
 import step
 import torch
 
@@ -45,3 +47,21 @@ def test_a_model_too_large_is_skipped_with_the_reason(monkeypatch: Any) -> None:
         "none",
         "hidden",
     }
+
+
+def test_what_is_stopped_leaves_what_it_has_measured(
+    in_this_process: None,
+    results: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(setting: step.Setting, rounds: int) -> harness.Timings:
+        if setting.adapter == "lora":
+            raise KeyboardInterrupt
+        return harness.Timings({name: [[1.0]] for name in ("ft", "none", "hidden")})
+
+    monkeypatch.setattr(step, "measured", measured)
+    options = ["--shape", "tiny", "--dtype", "float32", "--device", "cpu"]
+    with pytest.raises(KeyboardInterrupt):
+        step.main([*options, "--output", str(tmp_path)])
+    assert {cell["adapter"] for cell in results("step")["cells"]} == {"full"}

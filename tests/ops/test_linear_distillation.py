@@ -166,7 +166,7 @@ def expected(truth, case, objective, tau=0.25, *, teacher=True, **options):
 
 
 def assert_close(actual, wanted, **tolerance):
-    wanted = torch.as_tensor(wanted, dtype=actual.dtype)
+    wanted = torch.as_tensor(wanted, dtype=actual.dtype, device=actual.device)
     torch.testing.assert_close(actual, wanted.reshape(actual.shape), **tolerance)
 
 
