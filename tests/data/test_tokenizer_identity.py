@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from minifinetuning.data.tokenizer_identity import tokenizer_identity
+from minifinetuning.data.tokenizer_identity import tokenizer_difference, tokenizer_identity
 
 
 def fast(backend, **special):
@@ -74,3 +76,35 @@ def test_a_tokenizer_in_python_is_its_vocabulary_settings_and_class(other):
     identity = tokenizer_identity(Characters("abc", eos_token="<e>"))
     assert tokenizer_identity(Characters("abc", eos_token="<e>")) == identity
     assert tokenizer_identity(other) != identity
+
+
+def test_the_same_tokenizer_makes_no_difference_whatever_it_is_called(backend):
+    first = fast(backend)
+    for special in ({"model_max_length": 3}, {"eos_token": "<|pad|>"}, {"pad_token": "a"}):
+        assert tokenizer_difference(first, fast(backend, **special)) is None
+    more = fast(backend)
+    more.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    assert tokenizer_difference(first, more) is None
+    assert tokenizer_difference(more, first) is None
+
+
+def test_rules_written_in_another_way_make_no_difference(backend):
+    """As when one version of transformers wraps in a sequence what another writes alone."""
+    wrapped = Tokenizer.from_str(backend.to_str())
+    wrapped.normalizer = normalizers.Sequence([])
+    assert tokenizer_difference(fast(backend), fast(wrapped)) is None
+
+
+def test_what_a_tokenizer_makes_of_text_is_a_difference(backend):
+    first = fast(backend)
+    assert tokenizer_difference(first, first) is None
+    lower = Tokenizer.from_str(backend.to_str())
+    lower.normalizer = normalizers.Lowercase()
+    assert "split" in str(tokenizer_difference(first, fast(lower)))
+    content = json.loads(backend.to_str())
+    vocabulary = content["model"]["vocab"]
+    one, other = sorted(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    swapped = fast(Tokenizer.from_str(json.dumps(content)))
+    assert "of one and" in str(tokenizer_difference(first, swapped))
+    assert "known to one alone" in str(tokenizer_difference(Characters("abc"), Characters("abcd")))

@@ -31,3 +31,48 @@ def _fast_rules(tokenizer: Any) -> dict[str, Any]:
 def _slow_rules(tokenizer: Any) -> dict[str, Any]:
     settings = {name: repr(value) for name, value in tokenizer.init_kwargs.items()}
     return {"vocabulary": tokenizer.get_vocab(), "settings": settings}
+
+
+def tokenizer_difference(
+    first: "PreTrainedTokenizerBase", second: "PreTrainedTokenizerBase"
+) -> str | None:
+    """What `second` makes of text otherwise than `first`, in a few words; None where nothing is.
+
+    Names, paddings and the tokens that close or open a document do not count, nor does what either
+    was saved by; nor tokens that one has more, as long as both number the rest alike and split
+    text into it alike.
+    """
+    theirs, ours = first.get_vocab(), second.get_vocab()
+    moved = sorted(token for token in theirs.keys() & ours.keys() if theirs[token] != ours[token])
+    if moved:
+        token = min(moved, key=theirs.__getitem__)
+        return f"{token!r} is token {theirs[token]} of one and {ours[token]} of the other"
+    only = sorted((theirs.keys() ^ ours.keys()) - _added(first) - _added(second))
+    if only:
+        return f"{len(only)} tokens are known to one alone, among them {only[0]!r}"
+    if first.is_fast and second.is_fast and _fast_rules(first) == _fast_rules(second):
+        return None
+    for text in _PROBES:
+        if _ordinary(first, text) != _ordinary(second, text):
+            return f"they split {text!r} differently"
+    return None
+
+
+_PROBES = (
+    *("The quick brown fox's 3,141.59 dollars", "  two spaces\n\n\tand a tab \r\n", "ÀÉÎõü ﬁ Ⅷ"),
+    *("don't WON'T I'll", "https://a.b/c?d=e_f&g=1234567890", "def f(x):\n    return x ** 2"),
+    *("中文 日本語の文 한국어 ไทย العربية हिन्दी", "e\u0301 \u00a0 \u200b 🙂👩‍👩‍👧", "x" * 40, " "),
+)
+"""Texts in which the usual rules of tokenizers differ: case, marks, spaces, digits, scripts."""
+
+
+def _ordinary(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    # As documents are read: what spells a special token is text.
+    token_ids: list[int] = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=tokenizer.is_fast
+    )["input_ids"]
+    return token_ids
+
+
+def _added(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
+    return set(tokenizer.get_added_vocab())

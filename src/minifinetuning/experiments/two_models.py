@@ -6,10 +6,15 @@ from typing import Any
 import torch
 
 from minifinetuning.config import DataConfig, ModelConfig, bfloat16_pays
+from minifinetuning.data.tokenizer_identity import tokenizer_difference
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
-from minifinetuning.models.loading import load_model
+from minifinetuning.models.causal import causal_model
+from minifinetuning.models.kinship import own_tokenizer
+from minifinetuning.models.loading import load_as_trained, load_tokenizer
+from minifinetuning.models.merging import is_quantized
 from minifinetuning.teachers import FrozenModel, Teacher
 
 __all__ = ["compare_models"]
@@ -27,17 +32,20 @@ def compare_models(
     """S, DG, their ratio and KL(p_T || p_S) of a tuned model against its reference.
 
     The validation sides of the texts are those of a training run with the same texts, budgets and
-    seed. The figures are returned and, where `output` is given, written there as JSON. Raises
-    InputError for models or texts that cannot be used.
+    seed. An adapter is measured beside its base model, as it was trained. The figures are returned
+    and, where `output` is given, written there as JSON. Raises InputError for models or texts that
+    cannot be used, and for two tokenizers, since perplexities over other tokens say nothing.
     """
+    _require_one_tokenizer(tuned, reference)
     texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def loaded(config: ModelConfig) -> Any:
-        model: Any = load_model(
+        model: Any = load_as_trained(
             config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code
         )
-        return model.to(device)
+        # Quantised weights lie where they were loaded to.
+        return model if is_quantized(causal_model(model)) else model.to(device)
 
     def scores(model: Any, name: str, teacher: Teacher | None = None) -> dict[str, TextScores]:
         return {
@@ -65,3 +73,19 @@ def compare_models(
     if output is not None:
         write_atomically(output, metrics)
     return metrics
+
+
+def _require_one_tokenizer(tuned: ModelConfig, reference: ModelConfig) -> None:
+    """Refuse two models that read the same text as other tokens."""
+    theirs = load_tokenizer(
+        reference.tokenizer or reference.model, trust_remote_code=reference.trust_remote_code
+    )
+    ours = own_tokenizer(tuned.model, trust_remote_code=tuned.trust_remote_code)
+    # A folder without one did not change it.
+    difference = None if ours is None else tokenizer_difference(theirs, ours)
+    if difference is not None:
+        raise InputError(
+            f"--model {tuned.model} and --reference {reference.model} have different tokenizers "
+            f"({difference}): their perplexities are over other tokens and cannot be compared; "
+            "give the model that it was tuned from as --reference"
+        )

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from minifinetuning.errors import InputError
 from minifinetuning.models.loading import LOADING_ERRORS, load_tokenizer
 
-__all__ = ["require_same_model", "require_same_vocabulary"]
+__all__ = ["own_tokenizer", "require_same_model", "require_same_vocabulary"]
 
 _WITHOUT_EFFECT = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
@@ -41,15 +41,22 @@ def require_same_vocabulary(
     A tuned folder without a tokenizer is taken for one that did not change it.
     """
     before = load_tokenizer(str(reference), trust_remote_code=trust_remote_code)
-    try:
-        after = load_tokenizer(str(tuned), trust_remote_code=trust_remote_code)
-    except InputError:
-        return
-    if before.get_vocab() != after.get_vocab():
+    after = own_tokenizer(str(tuned), trust_remote_code=trust_remote_code)
+    if after is not None and before.get_vocab() != after.get_vocab():
         raise InputError(
             f"the tokenizers of {tuned} and {reference} have different vocabularies: weights can "
             "only be blended where every token means the same"
         )
+
+
+def own_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model, of an adapter's base where it brings none; None without one."""
+    try:
+        return load_tokenizer(name_or_path, trust_remote_code=trust_remote_code)
+    except InputError:
+        return None
 
 
 def _settings(folder: Path, trust_remote_code: bool) -> dict[str, Any]:

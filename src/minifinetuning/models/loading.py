@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,17 @@ from transformers import (
 
 import minifinetuning.models.openelm  # noqa: F401 - the Auto classes know it once imported
 from minifinetuning.errors import InputError
+from minifinetuning.models.merging import attached, changes_head, merged
 
-__all__ = ["LOADING_ERRORS", "is_adapter", "load_model", "load_tokenizer", "merged", "model_limit"]
+__all__ = [
+    "LOADING_ERRORS",
+    "is_adapter",
+    "load_as_trained",
+    "load_model",
+    "load_tokenizer",
+    "merged",
+    "model_limit",
+]
 
 DTYPES = {
     "float32": torch.float32,
@@ -46,23 +57,41 @@ def load_model(
     holds a PEFT adapter, which is merged into its base model. `dtype` is what the weights are held
     in; "auto" is the checkpoint's own. Raises InputError where nothing there can be loaded.
     """
+    with _refusing(name_or_path):
+        base = _adapter_base(name_or_path)
+        if base is None:
+            return _whole_model(name_or_path, dtype, trust_remote_code)
+        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        return merged(model, Path(name_or_path).expanduser())
+
+
+def load_as_trained(
+    name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel | PeftModel:
+    """The model at a place to be measured: an adapter stays beside its base model.
+
+    Merging rounds, to whole steps of the scales where the base is quantised. Only an adapter on the
+    output head, which has to be one layer, is merged. Raises InputError as `load_model` does.
+    """
+    with _refusing(name_or_path):
+        base = _adapter_base(name_or_path)
+        if base is None:
+            return _whole_model(name_or_path, dtype, trust_remote_code)
+        folder = Path(name_or_path).expanduser()
+        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        adapted = attached(model, folder)
+        if not changes_head(adapted):
+            return adapted.eval()
+        return merged(adapted.unload(), folder)
+
+
+def _whole_model(name_or_path: str, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
     location = _location(name_or_path)
-    base = _adapter_base(name_or_path)
-    try:
-        if base is not None:
-            model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-            return merged(model, Path(name_or_path).expanduser())
-        model = AutoModelForCausalLM.from_pretrained(
-            **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
-        )
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(
-            f"--model {name_or_path} cannot be loaded as a causal language model: {_reason(error)}"
-        ) from error
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+    )
     if "gguf_file" in location:
         _forget_quantization(model)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
@@ -71,10 +100,17 @@ def load_model(
     return model
 
 
-def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The model with the PEFT adapter in this folder merged into its weights."""
-    whole: PreTrainedModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return whole
+@contextmanager
+def _refusing(name_or_path: str) -> Iterator[None]:
+    """Say in one sentence what from_pretrained says in its own ways."""
+    try:
+        yield
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise InputError(
+            f"--model {name_or_path} cannot be loaded as a causal language model: {_reason(error)}"
+        ) from error
 
 
 def load_tokenizer(
@@ -82,8 +118,12 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer beside the model at a folder, a `.gguf` file or a hub id.
 
-    Raises InputError where there is none.
+    An adapter's is that of its base model where its folder brings none. Raises InputError where
+    there is none.
     """
+    base = _adapter_base(name_or_path)
+    if base is not None and not any(Path(name_or_path).expanduser().glob("*token*")):
+        return load_tokenizer(base, trust_remote_code=trust_remote_code)
     location = _location(name_or_path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -93,6 +133,13 @@ def load_tokenizer(
         raise InputError(
             f"--model {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
         ) from error
+    special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    if not tokenizer.get_vocab().keys() - special:
+        # transformers makes one of nothing but special tokens where the files are not there.
+        raise InputError(
+            f"--model {name_or_path} has no tokenizer: its files (tokenizer.json and the like) are "
+            "not there; copy them from the model that it was made of"
+        )
     return tokenizer
 
 
