@@ -94,7 +94,7 @@ def test_train_writes_a_checkpoint_that_plain_transformers_loads(
     assert [entry["step"] for entry in metrics["history"]] == [0, 2, 4]
     assert "S %" in capsys.readouterr().out
     assert "minifinetuning" in (output / "README.md").read_text()
-    assert not list(output.glob(".*"))
+    assert [path.name for path in output.glob(".*")] == [".minifinetuning.json"]
 
     from minifinetuning.data import read_corpus
 
@@ -363,16 +363,71 @@ def test_previous_run_is_never_mixed_with(
     model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "metrics.json").write_text("{}")
-    (output / "adapter_config.json").write_text("{}")
+    assert main(command(model_folder, texts, output, adapter="lora")) == 0
     (output / "notes.txt").write_text("mine")
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     assert main(command(model_folder, texts, output)) == 2
     assert "--overwrite_output_dir" in sentence_of(capsys.readouterr().err)
-    assert (output / "metrics.json").read_text() == "{}"
+    # Whatever ends a run before it trains, what it was to replace is still there.
+    bad = command(model_folder, texts, output, overwrite_output_dir=True, data="/no/such/text")
+    assert main(bad) == 2
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    checkpoint = output / "checkpoint-4"
+    assert (checkpoint / "adapter_config.json").exists()
     assert main(command(model_folder, texts, output, overwrite_output_dir=True)) == 0
-    assert not (output / "adapter_config.json").exists()
+    for folder in (output, checkpoint):
+        assert not (folder / "adapter_config.json").exists()
+        assert (folder / "model.safetensors").exists()
     assert (output / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare-reference"])
+def test_the_users_model_is_never_replaced(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, verb: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    words = command(model_folder, texts, model_folder, overwrite_output_dir=True)
+    if verb == "prepare-reference":
+        at = words.index("--data")
+        words = [verb, *words[1:at], *words[at + 2 :]]
+    assert main(words) == 2
+    assert f"is --model {model_folder}" in sentence_of(capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("output", ["file/out", "x" * 300, "file"])
+def test_an_impossible_output_is_known_before_anything_is_read(
+    texts: dict[str, Path], tmp_path: Path, capsys: Any, output: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(command(Path("/no/such/model"), texts, tmp_path / output)) == 2
+    assert "--output_dir" in sentence_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("model/figures.json", "lies in --model"),
+        ("general.jsonl", "is --general"),
+        ("data/figures.json", "lies in --data"),
+        ("notes.txt", "holds no figures of ours"),
+        ("notes.txt/figures.json", "cannot be written"),
+        ("data", "is --data"),
+        ("other", "is a folder"),
+    ],
+)
+def test_evaluate_replaces_nothing_but_figures(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, output: str, said: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    words = ["evaluate", "--model", model_folder, "--reference", "/no/such/model"]
+    words += ["--data", texts["data"], "--general", texts["general"]]
+    assert main([str(word) for word in (*words, "--output", tmp_path / output)]) == 2
+    assert said in sentence_of(capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_diverged_run_stops_and_names_the_last_good_checkpoint(

@@ -100,6 +100,10 @@ def test_wrong_options_are_refused_in_one_sentence(
 
 def test_an_output_folder_in_use_is_refused(words: list[str], tmp_path: Path, capsys: Any) -> None:
     assert main([*words, "--output_dir", str(tmp_path / "tuned")]) == 2
+    assert f"is --tuned {tmp_path / 'tuned'}" in sentence_of(capsys.readouterr().err)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    assert main(words) == 2
     assert "is not empty" in sentence_of(capsys.readouterr().err)
 
 

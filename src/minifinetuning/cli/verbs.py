@@ -64,29 +64,30 @@ def train(arguments: list[str]) -> None:
     """`mft train`."""
     model, adapter, data, training = parsed("train", arguments)
     from minifinetuning.config import AUTO
-    from minifinetuning.experiments.adaptation import adapt, require_folder
+    from minifinetuning.experiments.adaptation import adapt
+    from minifinetuning.experiments.run_folder import run_folder
     from minifinetuning.experiments.tau_search import adapt_with_chosen_tau
     from minifinetuning.experiments.texts import read_texts
     from minifinetuning.report import comparison_table, tau_table
     from minifinetuning.requirements import require_texts
 
     require_texts(training, general=data.general, replay=data.replay)
-    require_folder(training)
-    texts = read_texts(
-        model,
-        data,
-        data.data,
-        data.general,
-        seed=training.seed,
-        replay=data.replay,
-        new_data_fraction=training.new_data_fraction,
-        with_fisher=training.ewc_lambda > 0,
-    )
-    if training.tau == AUTO:
-        metrics = adapt_with_chosen_tau(model, adapter, texts, training)
-        print(tau_table(metrics))
-    else:
-        metrics = adapt(model, adapter, texts, training).metrics
+    with run_folder(training, model, data, training, *_files_of_options(arguments)):
+        texts = read_texts(
+            model,
+            data,
+            data.data,
+            data.general,
+            seed=training.seed,
+            replay=data.replay,
+            new_data_fraction=training.new_data_fraction,
+            with_fisher=training.ewc_lambda > 0,
+        )
+        if training.tau == AUTO:
+            metrics = adapt_with_chosen_tau(model, adapter, texts, training)
+            print(tau_table(metrics))
+        else:
+            metrics = adapt(model, adapter, texts, training).metrics
     print(comparison_table({metrics["method"]: metrics}))
     print(f"step {metrics['step']} of {metrics['last_step']} was kept in {training.output_dir}")
 
@@ -204,6 +205,11 @@ def demo(arguments: list[str]) -> None:
         prepare=options.prepare,
         steps=options.steps,
     )
+
+
+def _files_of_options(arguments: list[str]) -> list[Path]:
+    """The YAML file that a verb was given in place of options."""
+    return [Path(word) for word in arguments[:1] if word.endswith((".yaml", ".yml"))]
 
 
 def _leave_other_processes() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 from transformers import TrainerCallback
 
 from minifinetuning.callbacks import Stopwatch
-from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
 from minifinetuning.experiments.provenance import device_name, versions
-from minifinetuning.experiments.run_folder import prepare_folder, publish
+from minifinetuning.experiments.run_folder import begin_run, published, run_folder
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import is_adapter, load_model
+from minifinetuning.models.saving import save_model
 from minifinetuning.report import model_card
 from minifinetuning.trainer import MFTTrainer
 
@@ -28,7 +27,6 @@ __all__ = [
     "Adaptation",
     "adapt",
     "publish_result",
-    "require_folder",
     "trained",
 ]
 
@@ -41,20 +39,6 @@ class Adaptation:
 
     metrics: dict[str, Any]
     reference: dict[str, TextScores]
-
-
-def require_folder(training: MFTConfig) -> None:
-    """Refuse, or clear, the output folder: worth knowing before the texts are read."""
-    if training.process_index > 0:
-        # The first process speaks for all: the others could meet what it has written by then.
-        return
-    prepare_folder(
-        Path(str(training.output_dir)),
-        overwrite=training.overwrite_output_dir,
-        resume=bool(training.resume_from_checkpoint),
-    )
-    if _resume_argument(training.resume_from_checkpoint) is True:
-        require_checkpoint(Path(str(training.output_dir)))
 
 
 def adapt(
@@ -73,9 +57,9 @@ def adapt(
     Raises InputError before training starts where the run cannot be, TrainingDivergedError where
     the loss stops being finite.
     """
-    require_folder(training)
-    trainer, metrics = trained(model, adapter, texts, training, reference=reference)
-    publish_result(trainer, metrics, model_card(metrics))
+    with run_folder(training, model):
+        trainer, metrics = trained(model, adapter, texts, training, reference=reference)
+        publish_result(trainer, metrics, model_card(metrics))
     _warn_of_unprepared_reference(metrics)
     assert trainer.reference is not None
     return Adaptation(metrics, trainer.reference)
@@ -114,6 +98,8 @@ def trained(
         callbacks=[stopwatch, *(callbacks or [])],
     )
     trainer.reference = reference
+    if trainer.is_world_process_zero():
+        begin_run(Path(str(training.output_dir)), resume=bool(training.resume_from_checkpoint))
     trainer.train(_resume_argument(training.resume_from_checkpoint))
     # Trainer turns the cache off for training; the model that people load should generate with it.
     causal_model(trainer.model).config.use_cache = uses_cache
@@ -187,19 +173,14 @@ def _tokens_per_second(
 
 
 def publish_result(trainer: MFTTrainer, metrics: dict[str, Any], card: str) -> None:
-    """Write model, tokenizer, card and metrics.json beside their place, then rename them in."""
+    """Write model, tokenizer, card and metrics.json, all of them or none."""
     if not trainer.is_world_process_zero():
         return
-    folder = Path(str(trainer.args.output_dir))
-    staged = folder / ".result-incomplete"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staged)
-    if trainer.processing_class is not None:
-        trainer.processing_class.save_pretrained(staged)
-    write_atomically(staged / "README.md", card)
-    write_atomically(staged / "metrics.json", metrics)
-    publish(staged, folder)
+    with published(Path(str(trainer.args.output_dir))) as staged:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(model, staged, trainer.processing_class)
+        write_atomically(staged / "README.md", card)
+        write_atomically(staged / "metrics.json", metrics)
 
 
 def _warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from minifinetuning.config import DataConfig, ModelConfig, bfloat16_pays
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
-from minifinetuning.experiments.run_folder import publish
+from minifinetuning.experiments.run_folder import new_folder, published
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import check_halves
+from minifinetuning.models.saving import save_model
 from minifinetuning.report import save_frontier
 from minifinetuning.report.blend_card import blend_card
 
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 REFINEMENTS = 4
 """Halvings of the step that crosses the budget: from fifths to eightieths."""
-
-_STAGED = ".result-incomplete"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,32 @@ def blend_models(
     budget: then nothing is written.
     """
     _require_options(data, coefficients, budget)
-    _require_empty(output)
+    with new_folder(output, {"reference": reference, "tuned": tuned}, data):
+        return _blended(
+            reference,
+            tuned,
+            data,
+            output,
+            coefficients=coefficients,
+            budget=budget,
+            batch_size=batch_size,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+
+
+def _blended(
+    reference: str,
+    tuned: str,
+    data: DataConfig,
+    output: Path,
+    *,
+    coefficients: Sequence[float],
+    budget: float | None,
+    batch_size: int,
+    seed: int,
+    trust_remote_code: bool,
+) -> dict[str, Any]:
     blend = open_blend(reference, tuned, trust_remote_code=trust_remote_code)
     config = ModelConfig(reference, trust_remote_code=trust_remote_code)
     texts = read_texts(config, data, data.data, data.general, seed=seed, with_train=False)
@@ -218,14 +241,6 @@ def _require_options(data: DataConfig, coefficients: Sequence[float], budget: fl
         raise InputError(f"--max_degeneralization is a percentage above 0, got {budget}")
 
 
-def _require_empty(output: Path) -> None:
-    if output.is_file():
-        raise InputError(f"--output_dir {output} is a file: name a folder")
-    # A run that was killed while it wrote may have left its unfinished folder.
-    if output.is_dir() and any(path.name != _STAGED for path in output.iterdir()):
-        raise InputError(f"--output_dir {output} is not empty: name another folder, or empty it")
-
-
 def _adapter(model: PreTrainedModel | PeftModel) -> dict[str, str]:
     """For metrics.json, as a training run with an adapter says it."""
     if not isinstance(model, PeftModel):
@@ -245,19 +260,11 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     metrics: dict[str, Any],
 ) -> None:
-    """Fill a folder inside `output`, and rename its files into place once all are whole."""
-    staged = output / _STAGED
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
-        model.save_pretrained(str(staged))
-        tokenizer.save_pretrained(staged)
+    with published(output) as staged:
+        save_model(model, staged, tokenizer)
         _draw(metrics, staged / "frontier.png")
         write_atomically(staged / "README.md", blend_card(metrics))
         write_atomically(staged / "metrics.json", metrics)
-        publish(staged, output)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _draw(metrics: dict[str, Any], path: Path) -> None:

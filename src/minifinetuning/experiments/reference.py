@@ -13,9 +13,9 @@ from transformers import EarlyStoppingCallback
 from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, ReferenceConfig
 from minifinetuning.experiments.adaptation import (
     publish_result,
-    require_folder,
     trained,
 )
+from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.report import reference_card
 
@@ -32,15 +32,15 @@ def prepare_reference(
     adapter is merged. Returns the content of metrics.json: the general perplexity before
     (`reference`) and after (`tuned`), and its history.
     """
-    require_folder(training)
-    texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
-    stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
-    trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
-    metrics = _about_general_text(metrics)
-    if isinstance(trainer.model, PeftModel):
-        # Adapters of their own are trained on a reference.
-        trainer.model = trainer.model.merge_and_unload()
-    publish_result(trainer, metrics, reference_card(metrics))
+    with run_folder(training, model, text, training):
+        texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
+        stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
+        trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
+        metrics = _about_general_text(metrics)
+        if isinstance(trainer.model, PeftModel):
+            # Adapters of their own are trained on a reference.
+            trainer.model = trainer.model.merge_and_unload()
+        publish_result(trainer, metrics, reference_card(metrics))
     return metrics
 
 

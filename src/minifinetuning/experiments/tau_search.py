@@ -15,7 +15,8 @@ from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
-from minifinetuning.experiments.adaptation import publish_result, require_folder, trained
+from minifinetuning.experiments.adaptation import publish_result, trained
+from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import model_card
@@ -56,7 +57,13 @@ def adapt_with_chosen_tau(
     content of metrics.json, which says what was tried as `tau_search`. Raises InputError where no
     tau keeps within the budget.
     """
-    require_folder(training)
+    with run_folder(training, model):
+        return _adapted(model, adapter, texts, training)
+
+
+def _adapted(
+    model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+) -> dict[str, Any]:
     budget = training.max_degeneralization
     assert budget is not None, "MFTConfig asks for one with --tau auto"
     first = {name: _half(text, 0) for name, text in texts.validation.items()}

@@ -9,6 +9,8 @@ from minifinetuning.config import DataConfig, ModelConfig, bfloat16_pays
 from minifinetuning.data.tokenizer_identity import tokenizer_difference
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
+from minifinetuning.experiments.full_disk import naming_what_fails
+from minifinetuning.experiments.run_folder import require_writable
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import causal_model
@@ -36,6 +38,8 @@ def compare_models(
     and, where `output` is given, written there as JSON. Raises InputError for models or texts that
     cannot be used, and for two tokenizers, since perplexities over other tokens say nothing.
     """
+    if output is not None:
+        require_writable(output, tuned, {"reference": reference.model}, data)
     _require_one_tokenizer(tuned, reference)
     texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,7 +75,8 @@ def compare_models(
         "seed": seed,
     }
     if output is not None:
-        write_atomically(output, metrics)
+        with naming_what_fails(output.parent):
+            write_atomically(output, metrics)
     return metrics
 
 

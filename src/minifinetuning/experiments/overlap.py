@@ -1,0 +1,103 @@
+"""What a run writes may not be, hold or lie in what it reads."""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from minifinetuning.errors import InputError
+
+__all__ = ["require_apart", "require_outside"]
+
+_INPUT_OPTIONS = (
+    *("model", "tokenizer", "reference", "tuned"),
+    *("data", "general", "replay", "corpora", "teacher_cache"),
+)
+"""The fields of the dataclasses of options that name what is read."""
+
+
+def require_apart(output: Path, *options: object, option: str = "--output_dir") -> None:
+    """Raise InputError where `output` is, holds or lies in an input that `options` name.
+
+    `options` are dataclasses or mappings of options, or paths of files of options. Links, relative
+    paths and a file system that takes no notice of case are seen through; what lies on a hub is
+    passed over.
+    """
+    own = _lineage(output)
+    for name, path in _inputs(options):
+        other = _lineage(path)
+        if own[0] in other[1:]:
+            raise _error(option, output, "holds", name)
+        _require_outside(own, other, option, output, name)
+
+
+def require_outside(output: Path, checkpoint: Path) -> None:
+    """The same for a checkpoint to go on from, which may lie in `output`."""
+    named = f"--resume_from_checkpoint {checkpoint}"
+    _require_outside(_lineage(output), _lineage(checkpoint), "--output_dir", output, named)
+
+
+def _require_outside(
+    own: list[object], other: list[object], option: str, output: Path, name: str
+) -> None:
+    if other[0] in own:
+        raise _error(option, output, "is" if other[0] == own[0] else "lies in", name)
+
+
+def _error(option: str, output: Path, relation: str, name: str) -> InputError:
+    return InputError(
+        f"{option} {output} {relation} {name}, which this run reads: name a place apart from it"
+    )
+
+
+def _inputs(options: tuple[object, ...]) -> Iterator[tuple[str, Path]]:
+    """Each input as a person named it, and a path that it stands for."""
+    for each in options:
+        if isinstance(each, Path):
+            yield f"the file of options {each}", each
+            continue
+        fields = each if isinstance(each, Mapping) else vars(each)
+        for name in _INPUT_OPTIONS:
+            value = fields.get(name) or []
+            for source in value if isinstance(value, list) else [value]:
+                for path in _paths(str(source)):
+                    yield f"--{name} {source}", path
+                    if (base := _base_of_adapter(path)) is not None:
+                        yield f"the base model {base} of --{name}", base
+
+
+def _paths(source: str) -> list[Path]:
+    """The path, or what a pattern matches. A name of the hub is a path that is not there."""
+    path = os.path.expanduser(source)
+    if not os.path.exists(path) and re.search(r"[*?[]", path):
+        return [Path(match) for match in glob.iglob(path, recursive=True)]
+    return [Path(path)]
+
+
+def _base_of_adapter(folder: Path) -> Path | None:
+    """The folder of the base model, where an adapter lies in this one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = Path(content["base_model_name_or_path"]).expanduser()
+        return base if base.is_dir() else None
+    return None
+
+
+def _lineage(path: Path) -> list[object]:
+    """What tells a path from every other, and then so for each folder above it."""
+    try:
+        resolved = path.expanduser().resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        resolved = path.absolute()
+    return [_identity(each) for each in (resolved, *resolved.parents)]
+
+
+def _identity(path: Path) -> object:
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return str(path)
+    return state.st_dev, state.st_ino
