@@ -3,8 +3,11 @@
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from multiprocessing.connection import wait
 from typing import Any
 
 from minifinetuning.environment import quieten_libraries
@@ -29,7 +32,8 @@ as each ends."""
 # nothing that one task leaves in memory is counted with the next.
 _PRELOADED = ["minifinetuning.experiments.compare.cell_run"]
 
-_SECONDS_TO_END = 60
+_SECONDS_TO_END, _SECONDS_TO_STOP = 60, 10
+"""How long a process may take to end by itself, and when it is told to."""
 
 
 def in_this_process(task: Task) -> str | None:
@@ -47,26 +51,33 @@ def in_this_process(task: Task) -> str | None:
 def in_a_process(task: Task) -> str | None:
     """Run the task in a new process; returns why it failed, or None.
 
-    What it holds in memory is its own, and its end is that of this process at the latest.
+    What it holds in memory is its own. Its end, and that of all processes that it has started, is
+    that of this process at the latest, however that ends.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(task, sender), daemon=True)
-    process.start()
-    sender.close()
+    # A daemon may have no children, and a DataLoader has some.
+    process = context.Process(target=_child, args=(task, sender), daemon=False)
     try:
-        reason: str | None = receiver.recv()
-        process.join(timeout=_SECONDS_TO_END)
+        process.start()
+        sender.close()
+        # Its children hold the pipe open too: its own end is what counts.
+        wait([receiver, process.sentinel])
+        if receiver.poll():
+            reason: str | None = receiver.recv()
+            process.join(timeout=_SECONDS_TO_END)
+        else:
+            process.join()
+            reason = f"its process ended with exit code {process.exitcode}"
     except EOFError:
         process.join()
         reason = f"its process ended with exit code {process.exitcode}"
     finally:
         # Where this process is interrupted, the other is not left behind.
-        process.terminate()
-        process.join()
+        _end(process)
     return reason
 
 
@@ -83,6 +94,9 @@ def one_by_one(executor: Executor = in_a_process) -> Schedule:
 
 def _child(task: Task, sender: Any) -> None:
     """Sends why the task failed, or None; ends with the process that asked for it."""
+    if hasattr(os, "setpgid"):
+        # A group of its own: it ends as one, and Ctrl-C is for the process that asked alone.
+        os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quieten_libraries()
     sender.send(in_this_process(task))
@@ -92,4 +106,25 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        _kill_group(os.getpid())
         os._exit(1)
+
+
+def _end(process: Any) -> None:
+    """End the process, if it has not ended well, and what it has started."""
+    if process.pid is None:
+        return
+    process.terminate()
+    process.join(timeout=_SECONDS_TO_STOP)
+    if process.exitcode is None:
+        process.kill()
+    if process.exitcode != 0:
+        # One that ends well has ended its children.
+        _kill_group(process.pid)
+    process.join()
+
+
+def _kill_group(leader: int) -> None:
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
