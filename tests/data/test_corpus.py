@@ -75,11 +75,18 @@ def test_the_summary_counts_and_reads_well(folder, tokenizer):
     assert f"{summary['validation_sequences']} sequences of 16" in lines[2]
 
 
-def test_skipped_files_are_counted(folder, tokenizer, tmp_path):
+def test_skipped_files_are_counted_by_ending_and_notes_said(folder, tokenizer, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\0")
+    (tmp_path / "a.pdf").write_bytes(b"")
+    (tmp_path / "b.pdf").write_bytes(b"")
+    (tmp_path / "wide.txt").write_text("a text of its own", encoding="utf-16")
     corpus = read_corpus([folder], tokenizer, sequence_length=16, skip_unreadable=True)
     assert corpus.summary.skipped == 1
     assert "1 unreadable files" in str(corpus.summary)
+    assert corpus.summary.left_out == {".pdf": 2, ".txt": 1}
+    lines = str(corpus.summary).splitlines()
+    assert "  files not read: 2 .pdf, 1 .txt" in lines
+    assert f"  read as utf-16, as which it was recognised: {tmp_path / 'wide.txt'}" in lines
 
 
 def test_one_document_is_split_by_position_with_eos_in_front(tmp_path, tokenizer):

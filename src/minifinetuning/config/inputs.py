@@ -52,7 +52,7 @@ class TextConfig:
     )
     skip_unreadable: bool = field(
         default=False,
-        metadata={"help": "Skip binary and non-UTF-8 files in place of refusing them."},
+        metadata={"help": "Skip what is no text or no table of text, in place of refusing it."},
     )
     train_tokens: str = field(
         default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}

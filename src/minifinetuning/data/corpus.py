@@ -1,16 +1,18 @@
 """A corpus ready for training and evaluation, and its figures for a person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.places import listed, printable
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
     """What was read and what it became; all counts of tokens are of the documents alone.
 
-    `documents` leaves out the `empty` and `repeated` ones; `skipped` counts files. Only
-    `tokenized_documents` of them, holding `tokens`, were tokenized: as many as the budgets need.
+    `documents` leaves out the `empty` and `repeated` ones; `skipped` counts unreadable files, and
+    `left_out`, by ending, all files that were not read. Only `tokenized_documents` of them, holding
+    `tokens`, were tokenized: as many as the budgets need. `notes` are sentences for a person.
     """
 
     sources: list[str]
@@ -27,6 +29,8 @@ class CorpusSummary:
     validation_tokens: int
     validation_sequences: int
     sequence_length: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         left_out = f"left out: {self.empty:,} empty, {self.repeated:,} repeated"
@@ -35,9 +39,8 @@ class CorpusSummary:
         tokenized = f"{self.tokens:,} tokens"
         if self.tokenized_documents < self.documents:
             tokenized += f" in the {self.tokenized_documents:,} that the budgets need"
-        lines = [
-            f"{', '.join(self.sources)}: {self.documents:,} documents ({left_out}), {tokenized}",
-        ]
+        named = ", ".join(map(printable, self.sources))
+        lines = [f"{named}: {self.documents:,} documents ({left_out}), {tokenized}"]
         if self.train_documents:
             lines.append(
                 f"  training: {self.train_documents:,} documents, {self.train_tokens:,} tokens, "
@@ -48,7 +51,9 @@ class CorpusSummary:
             f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences "
             f"of {self.sequence_length:,}"
         )
-        return "\n".join(lines)
+        if self.left_out:
+            lines.append(f"  files not read: {listed(self.left_out)}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,9 @@ def _shrink(folder: Path) -> None:
 def _software() -> dict[str, str]:
     """The versions of what turns files to token ids, and our own code for it, bit for bit."""
     own = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         own.update(path.read_bytes())
-    packages = ("minifinetuning", "tokenizers", "transformers")
+    packages = ("charset-normalizer", "minifinetuning", "resiliparse", "tokenizers", "transformers")
     versions = {name: version(name) for name in packages}
     return {"python": platform.python_version(), "own": own.hexdigest(), **versions}
 

@@ -1,34 +1,40 @@
 """Any source to documents, one at a time: files, folders, patterns and datasets."""
 
-import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from minifinetuning.data.arrow import dataset_texts, parquet_texts
-from minifinetuning.data.markup import visible_text
-from minifinetuning.data.places import PAGE_ENDINGS, SUPPORTED, Place, source_places
-from minifinetuning.data.tables import csv_rows, json_lines_rows, json_rows, row_texts
-from minifinetuning.data.text_files import UnreadableError, require_text, text_lines, whole_text
+from minifinetuning.data.places import SUPPORTED, Place, Sources, ending, printable
+from minifinetuning.data.readers.files import place_texts
+from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.data.seen import SeenTexts
 from minifinetuning.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Document:
-    """One text, and the path that it comes from (`path:ROW`, 1-based, for a row of a table)."""
+    """One text, the place that it comes from, and its row (1-based) where that is a table."""
 
     text: str
-    source: str
+    place: str
+    row: int | None = None
+
+    @property
+    def source(self) -> str:
+        """The path, as `path:ROW` for a row of a table."""
+        return self.place if self.row is None else f"{self.place}:{self.row}"
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents read, the numbers of empty and repeated ones left out, and files skipped."""
+    """The documents read, and what a `DocumentStream` says of those that it left out."""
 
     items: list[Document]
     empty: int
     repeated: int
     skipped: list[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self.items)
@@ -44,25 +50,29 @@ def read_documents(
 ) -> Documents:
     """The documents of a `DocumentStream`, all at once."""
     stream = DocumentStream(sources, text_field, skip_unreadable)
-    return Documents(list(stream), stream.empty, stream.repeated, stream.skipped)
+    return Documents(
+        [*stream], stream.empty, stream.repeated, stream.skipped, stream.left_out, stream.notes
+    )
 
 
 class DocumentStream:
     """The documents of all sources in order, without empty and exactly repeated ones.
 
-    A source is a file, a folder (recursive, hidden files ignored), a glob pattern, a folder made
-    by `datasets.save_to_disk`, or a dataset id `owner/name` or `owner/name:config`. Text files and
-    HTML pages are one document each; a row of a table (.jsonl, .jsonl.gz, .json, .csv, .parquet,
-    a dataset) is one document: its column `text_field`, else `text`, else its only text column.
-    Texts that differ in the white space around them alone count as repeated.
+    A source is a file, a folder (recursive, hidden files ignored, links followed), a glob pattern,
+    a folder made by `datasets.save_to_disk`, or a dataset id `owner/name` or `owner/name:config`.
+    A page of text is one document; a row of a table is one document: its column `text_field`, else
+    `text`, else its only text column. `readers.files` knows the kinds. Texts that differ in the
+    white space around them alone count as repeated.
 
     Every iteration reads the sources anew and holds little more than one document at a time (a
-    .json file whole). When it has ended, `count` is the number of documents that it gave, `empty`
-    and `repeated` of those that it left out, and `skipped` names the files that it left out.
+    .json file whole), and 8 bytes for each that it has seen. When it has ended, `count` is the
+    number of documents that it gave, `empty` and `repeated` of those that it left out, `skipped`
+    names the files that could not be read, `left_out` counts all files that are not read by their
+    ending, and `notes` are sentences that a person must be told.
 
-    Raises InputError where a source does not exist; and, while it reads, where a table is
-    malformed or its text column is not clear, a file is not UTF-8 (unless `skip_unreadable`), or
-    nothing with text was found.
+    Raises InputError where a source does not exist; and, while it reads, where nothing with text
+    was found, or a file is not what its ending says or has no clear text column (unless
+    `skip_unreadable`).
     """
 
     def __init__(
@@ -73,78 +83,74 @@ class DocumentStream:
         self.sources = list(sources)
         self.text_field = text_field
         self.skip_unreadable = skip_unreadable
-        self.places = [place for source in sources for place in source_places(source)]
+        self._found = Sources.named(self.sources)
+        self.places = self._found.places
         self.count = self.empty = self.repeated = 0
         self.skipped: list[str] = []
+        self.left_out = Counter(self._found.unread)
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Document]:
         self.count = self.empty = self.repeated = 0
-        unreadable: dict[str, str] = {}
-        seen: set[bytes] = set()
+        unreadable = dict.fromkeys(self._found.closed, "a folder that may not be opened")
+        said: dict[str, list[str]] = {}
+        seen = SeenTexts()
         for place in self.places:
             try:
-                for document in _place_documents(place, self.text_field):
-                    if self._is_new(document.text.strip(), seen):
+                for document in self._of(place, said):
+                    text = document.text.strip()
+                    if not text:
+                        self.empty += 1
+                    elif seen.add(text):
+                        self.count += 1
                         yield document
+                    else:
+                        self.repeated += 1
             except UnreadableError as error:
-                unreadable[str(place)] = str(error)
+                unreadable[printable(place)] = str(error)
         if unreadable and not self.skip_unreadable:
             raise InputError(_unreadable_message(unreadable))
         self.skipped = list(unreadable)
+        self.left_out = Counter(self._found.unread)
+        self.left_out.update(map(ending, unreadable))
+        self.notes = [f"{note}: {_some(files)}" for note, files in said.items()]
         if not self.count:
-            named = ", ".join(self.sources) or "an empty list of sources"
-            raise InputError(f"no documents with text in {named}; supported: {SUPPORTED}")
+            named = ", ".join(map(printable, self.sources)) or "an empty list of sources"
+            reason = f"; {_unreadable_message(unreadable)}" if unreadable else ""
+            raise InputError(f"no documents with text in {named}; supported: {SUPPORTED}{reason}")
 
-    def _is_new(self, text: str, seen: set[bytes]) -> bool:
-        """Whether there is text, not yet seen; counts the document as what it is."""
-        digest = hashlib.sha256(text.encode()).digest()
-        if not text:
-            self.empty += 1
-        elif digest in seen:
-            self.repeated += 1
-        else:
-            seen.add(digest)
-            self.count += 1
-            return True
-        return False
+    def _of(self, place: Place, said: dict[str, list[str]]) -> Iterator[Document]:
+        """The documents of one place; raises UnreadableError before the first, or InputError."""
+        name = printable(place)
+
+        def note(sentence: str) -> None:
+            if name not in said.setdefault(sentence, []):
+                said[sentence].append(name)
+
+        try:
+            if self.skip_unreadable and not isinstance(place, str):
+                # Beforehand, so that an error at the end leaves out all of the file's rows.
+                for _ in place_texts(place, self.text_field, note):
+                    pass
+            for row, text in place_texts(place, self.text_field, note):
+                yield Document(text, name, row)
+        except InputError as error:
+            if isinstance(place, str):
+                raise
+            if self.skip_unreadable:
+                raise UnreadableError(str(error)) from None
+            raise InputError(f"{error}; or leave such files out with --skip_unreadable") from None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _unreadable_message(unreadable: dict[str, str]) -> str:
     named = ", ".join(f"{path} ({reason})" for path, reason in list(unreadable.items())[:5])
     more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
     return (
-        f"cannot read as UTF-8 text: {named}{more}; "
-        "convert to UTF-8, or pass --skip_unreadable to leave such files out"
+        f"cannot read as text: {named}{more}; "
+        "convert to UTF-8 text, or pass --skip_unreadable to leave such files out"
     )
-
-
-def _place_documents(place: Place, text_field: str | None) -> Iterator[Document]:
-    name = str(place)
-    if isinstance(place, str) or place.is_dir():
-        texts = dataset_texts(place, text_field)
-    elif name.lower().endswith(PAGE_ENDINGS):
-        yield Document(_page_text(place), name)
-        return
-    else:
-        texts = _table_texts(place, text_field)
-    for row, text in enumerate(texts, start=1):
-        yield Document(text, f"{name}:{row}")
-
-
-def _page_text(path: Path) -> str:
-    content = whole_text(path)
-    return visible_text(content) if path.name.lower().endswith((".html", ".htm")) else content
-
-
-def _table_texts(path: Path, text_field: str | None) -> Iterator[str]:
-    name = str(path)
-    ending = name.lower()
-    if ending.endswith(".parquet"):
-        return parquet_texts(path, text_field)
-    if ending.endswith(".json"):
-        rows = json_rows(whole_text(path), name)
-        return row_texts(lambda: rows, name, text_field)
-    # Beforehand, so that damage at the end leaves out all of the file's rows.
-    require_text(path)
-    as_rows = csv_rows if ending.endswith(".csv") else json_lines_rows
-    return row_texts(lambda: as_rows(text_lines(path), name), name, text_field)

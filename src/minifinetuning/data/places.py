@@ -3,58 +3,167 @@
 import glob
 import os
 import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from minifinetuning.errors import InputError
 
-PAGE_ENDINGS = (".txt", ".md", ".rst", ".html", ".htm")
-TABLE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-SUPPORTED = ", ".join(PAGE_ENDINGS + TABLE_ENDINGS)
+PAGE_ENDINGS = (
+    *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".adoc", ".org"),
+    *(".html", ".htm", ".xhtml", ".srt", ".ipynb", ".eml"),
+)
+CODE_ENDINGS = (
+    *(".py", ".js", ".mjs", ".ts", ".tsx", ".jsx", ".java", ".kt", ".scala", ".c", ".h", ".cc"),
+    *(".cpp", ".hpp", ".cs", ".go", ".rs", ".swift", ".rb", ".php", ".pl", ".lua", ".r", ".jl"),
+    *(".hs", ".ml", ".ex", ".erl", ".clj", ".f90", ".sql", ".sh", ".ps1"),
+)
+TABLE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".mbox", ".parquet")
+SUPPORTED = (
+    f"{', '.join(PAGE_ENDINGS + TABLE_ENDINGS)}, source code, and .gz of all but .mbox and .parquet"
+)
 
+_NOT_PACKED = (".mbox", ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[^:/\\]+)?", re.ASCII)
 
 Place = Path | str
 """A file or the folder of a saved dataset (Path), or the hub id of a dataset (str)."""
 
 
-def source_places(source: str) -> list[Place]:
-    """The places that a path, a pattern or a hub id stands for, in order.
+@dataclass
+class Sources:
+    """What sources stand for: the `places` to read, in order, and what is found but not read.
 
-    Raises InputError where there is nothing of that name, or nothing of a supported kind.
+    `unread` counts files by their ending, or by what they are. `closed` names folders that may not
+    be looked into.
     """
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        return _folder_places(path)
-    if os.path.exists(path):
-        if not _is_supported(path):
-            raise InputError(f"{source} is not of a supported kind: convert to one of {SUPPORTED}")
-        return [Path(path)]
-    if re.search(r"[*?[]", path):
-        matches = sorted(Path(match) for match in glob.glob(path, recursive=True))
-        places: list[Place] = [m for m in matches if m.is_file() and _is_supported(m.name)]
-        if not places:
-            raise InputError(f"{source} matches no file of a supported kind: {SUPPORTED}")
-        return places
-    if not _HUB_ID.fullmatch(source) or _is_supported(source):
-        raise InputError(f"{source!r} does not exist: check the path")
-    return [source]
+
+    places: list[Place] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    closed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def named(cls, names: list[str]) -> "Sources":
+        """What paths, patterns and hub ids stand for.
+
+        Raises InputError where there is nothing of a name, or nothing of a supported kind.
+        """
+        found = cls()
+        for name in names:
+            found._add(name)
+        return found
+
+    def _add(self, source: str) -> None:
+        path = os.path.expanduser(source)
+        if os.path.isdir(path):
+            self._require(self._add_folder(path), f"the folder {printable(source)} holds")
+        elif os.path.exists(path):
+            self.places.append(_named_file(source, Path(path)))
+        elif re.search(r"[*?[]", path):
+            matches = map(Path, sorted(glob.glob(path, recursive=True)))
+            files = [match for match in matches if not match.is_dir()]
+            self._require(self._add_files(files), f"{printable(source)} matches")
+        elif not _HUB_ID.fullmatch(source) or kind(source) is not None:
+            raise InputError(f"{printable(source)!r} does not exist: check the path")
+        else:
+            self.places.append(source)
+
+    def _require(self, count: int, subject: str) -> None:
+        if not count and not self.closed:
+            there = f"; there is {listed(self.unread)}" if self.unread else ""
+            raise InputError(f"{subject} no file of a supported kind: {SUPPORTED}{there}")
+
+    def _add_folder(self, root: str) -> int:
+        files: list[Path] = []
+        for folder, names in _folders(root, self.closed):
+            if _is_dataset(names):
+                files.append(folder)
+            else:
+                files += [folder / name for name in names if not name.startswith(".")]
+        return self._add_files(sorted(files))
+
+    def _add_files(self, files: list[Path]) -> int:
+        """Those that can be read, and how many; the others are counted by their ending."""
+        before = len(self.places)
+        for path in files:
+            if path.name.startswith("~$"):
+                self.unread["lock files"] += 1
+            elif not path.is_dir() and kind(path.name) is None:
+                self.unread[ending(path.name)] += 1
+            elif not path.is_dir() and not _may_be_read(path):
+                self.unread["pipes and devices"] += 1
+            else:
+                self.places.append(path)
+        return len(self.places) - before
 
 
-def _folder_places(root: str) -> list[Place]:
-    paths: list[Path] = []
-    for folder, folders, names in os.walk(root):
-        if {"dataset_info.json", "state.json"} <= set(names) or "dataset_dict.json" in names:
-            paths.append(Path(folder))
+def kind(name: str) -> str | None:
+    """The supported ending that the file's name has, `.gz` left out; None where it has none."""
+    lowered = name.lower()
+    plain = lowered.removesuffix(".gz")
+    for known in (*PAGE_ENDINGS, *CODE_ENDINGS, *TABLE_ENDINGS):
+        if plain.endswith(known) and (plain == lowered or known not in _NOT_PACKED):
+            return known
+    return None
+
+
+def ending(name: str) -> str:
+    """By what a person sorts files: `.pdf`, `.tar.gz`, or that there is no ending."""
+    found = re.search(r"(\.\w{1,8})?\.\w{1,10}$", name, re.ASCII)
+    if found is None:
+        return "without ending"
+    packed = found[0].lower().endswith((".gz", ".xz", ".bz2", ".zst"))
+    return found[0].lower() if packed else os.path.splitext(name)[1].lower()
+
+
+def listed(counts: Counter[str] | dict[str, int]) -> str:
+    """Counts by name as a person reads them: "12 .pdf, 3 .docx", the most first."""
+    return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common())
+
+
+def printable(path: object) -> str:
+    """The path as every terminal, file and hash can hold it: bytes that are no UTF-8 become �."""
+    return os.fsencode(str(path)).decode("utf-8", "replace")
+
+
+def _named_file(source: str, path: Path) -> Path:
+    if kind(path.name) is None:
+        raise InputError(
+            f"{printable(source)} is not of a supported kind: convert to one of {SUPPORTED}"
+        )
+    if not _may_be_read(path):
+        raise InputError(
+            f"{printable(source)} is a pipe or a device, not a file: "
+            "write what it gives to a file first"
+        )
+    return path
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether there is an end to the file; one that is not there is reported when it is read."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _is_dataset(names: list[str]) -> bool:
+    return {"dataset_info.json", "state.json"} <= set(names) or "dataset_dict.json" in names
+
+
+def _folders(root: str, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder below and its files' names; links are followed, no folder is entered twice."""
+    entered: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(
+        root, followlinks=True, onerror=lambda error: closed.append(str(error.filename))
+    ):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in entered:
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [
-            Path(folder, name) for name in names if _is_supported(name) and not name.startswith(".")
-        ]
-    if not paths:
-        raise InputError(f"the folder {root} holds no file of a supported kind: {SUPPORTED}")
-    return [*sorted(paths)]
-
-
-def _is_supported(name: str) -> bool:
-    return name.lower().endswith(PAGE_ENDINGS + TABLE_ENDINGS)
+        entered.add((state.st_dev, state.st_ino))
+        is_leaf = _is_dataset(names)
+        folders[:] = [] if is_leaf else sorted(n for n in folders if not n.startswith("."))
+        yield Path(folder), names

@@ -12,6 +12,7 @@ from minifinetuning.data.corpus_cache import cache_entry
 from minifinetuning.data.documents import Document, Documents, DocumentStream
 from minifinetuning.data.front import split_front
 from minifinetuning.data.packing import PackedSequences, pack_documents, require_sequence_length
+from minifinetuning.data.places import printable
 from minifinetuning.data.splits import (
     deciding_tokens,
     require_budget,
@@ -140,7 +141,7 @@ def corpus_from_documents(
     train_sequences = packed(train) if with_train else None
     validation_sequences = packed(validation)
     summary = CorpusSummary(
-        sources=list(sources),
+        sources=[printable(source) for source in sources],
         documents=documents.count,
         empty=documents.empty,
         repeated=documents.repeated,
@@ -154,6 +155,8 @@ def corpus_from_documents(
         validation_tokens=total_tokens(validation),
         validation_sequences=len(validation_sequences),
         sequence_length=sequence_length,
+        left_out=dict(documents.left_out),
+        notes=list(documents.notes),
     )
     identities = frozenset(document.identity for document in validation)
     return Corpus(train_sequences, validation_sequences, summary, identities)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.places import PAGE_ENDINGS, TABLE_ENDINGS, source_places
+from minifinetuning.data.places import Sources, kind
 from minifinetuning.data.tokenizer_identity import tokenizer_identity
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.samples import LONGEST, PORTION, SEED, sampled_documents
@@ -124,7 +124,7 @@ def local_text(dataset: PaperDataset, corpora: Path) -> Path:
             f"{dataset.name}: leave one of them"
         )
     # A folder with nothing to read is better known now than after the reference is tuned.
-    source_places(str(found[0]))
+    Sources.named([str(found[0])])
     return found[0]
 
 
@@ -133,8 +133,8 @@ def _stem(path: Path) -> str | None:
     name = path.name.lower()
     if path.is_dir():
         return name
-    endings = (ending for ending in PAGE_ENDINGS + TABLE_ENDINGS if name.endswith(ending))
-    return next((name.removesuffix(ending) for ending in endings), None)
+    ending = kind(name)
+    return None if ending is None else name.removesuffix(".gz").removesuffix(ending)
 
 
 def hub_sample(

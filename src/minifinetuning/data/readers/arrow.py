@@ -1,12 +1,14 @@
 """Texts of Arrow tables, batch by batch: Parquet files, saved datasets and those of the hub."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.data.places import Place
-from minifinetuning.data.tables import cell_text, text_column
-from minifinetuning.data.text_files import UnreadableError
+from minifinetuning.data.places import Place, printable
+from minifinetuning.data.readers.tables import Note, cell_text, holds_text, text_column
+from minifinetuning.data.readers.unreadable import UnreadableError
 from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 64
 
 
-def parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
+def parquet_texts(path: Path, text_field: str | None, note: Note) -> Iterator[str]:
     """The text of each row of a Parquet file.
 
     Raises UnreadableError where its text cannot be read to the end, InputError as `text_column`.
@@ -23,11 +25,15 @@ def parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
     import pyarrow
     from pyarrow import parquet
 
-    name = str(path)
+    name = printable(path)
     try:
         # Read in small pieces: by default a whole row group, often the whole file, is loaded.
         with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
-            column = _text_column(file.schema_arrow, name, text_field)
+
+            def front(nested: list[str]) -> "Iterable[pyarrow.RecordBatch]":
+                return islice(file.iter_batches(_BATCH_ROWS, columns=nested), 1)
+
+            column = _text_column(file.schema_arrow, front, name, text_field, note)
             # Once through beforehand, so that damage at the end leaves the whole file out.
             for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
                 batch.validate(full=True)
@@ -36,7 +42,7 @@ def parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
         raise UnreadableError("damaged Parquet") from None
 
 
-def dataset_texts(place: Place, text_field: str | None) -> Iterator[str]:
+def dataset_texts(place: Place, text_field: str | None, note: Note) -> Iterator[str]:
     """The text of each row of a saved dataset (a folder) or one of the hub (its id).
 
     Of several splits `train` is taken, or all where there is none of that name. Raises InputError
@@ -46,21 +52,41 @@ def dataset_texts(place: Place, text_field: str | None) -> Iterator[str]:
     splits = [dataset]
     if isinstance(dataset, dict):
         splits = [dataset["train"]] if "train" in dataset else [*dataset.values()]
-    name = str(place)
+        if "train" in dataset and len(dataset) > 1:
+            note(f"the split train taken, not {', '.join(n for n in dataset if n != 'train')}")
+    name = printable(place)
     for split in splits:
-        column = _text_column(split.features.arrow_schema, name, text_field)
-        batches = split.select_columns([column]).with_format("arrow").iter(_BATCH_ROWS)
-        yield from _texts(batches, column, name)
+        front = partial(_batches, split.select(range(min(len(split), _BATCH_ROWS))))
+        column = _text_column(split.features.arrow_schema, front, name, text_field, note)
+        yield from _texts(_batches(split, [column]), column, name)
 
 
-def _text_column(schema: "pyarrow.Schema", name: str, text_field: str | None) -> str:
+def _batches(split: Any, columns: list[str]) -> "Iterable[pyarrow.Table]":
+    batches: Iterable[pyarrow.Table] = (
+        split.select_columns(columns).with_format("arrow").iter(_BATCH_ROWS)
+    )
+    return batches
+
+
+def _text_column(
+    schema: "pyarrow.Schema",
+    front: "Callable[[list[str]], Iterable[pyarrow.RecordBatch | pyarrow.Table]]",
+    name: str,
+    text_field: str | None,
+    note: Note,
+) -> str:
+    """The column of text; `front` gives the first rows of columns, of which it may depend."""
     import pyarrow
 
     def is_text(kind: Any) -> bool:
         return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
     candidates = [field.name for field in schema if is_text(field.type)]
-    return text_column(schema.names, candidates, name, text_field)
+    deep = [field.name for field in schema if pyarrow.types.is_nested(field.type)]
+    if text_field is not None or "text" in schema.names:
+        deep = []
+    nested = [key for key in deep for batch in front([key]) if holds_text(batch[key].to_pylist())]
+    return text_column(schema.names, candidates, nested, name, text_field, note)
 
 
 def _texts(

@@ -1,0 +1,1 @@
+"""Files to texts, one kind of file in each module."""

@@ -1,0 +1,85 @@
+"""The rows of CSV files, whatever stands between their cells."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from minifinetuning.data.readers.tables import Row
+from minifinetuning.data.readers.text_files import LONGEST_LINE
+from minifinetuning.errors import InputError
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+
+_DECIDING_ROWS = 100
+_DECIDING_CHARACTERS = 1 << 18
+
+
+def csv_rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Iterator[Row]:
+    """The rows of a CSV file whose first line is the header.
+
+    Raises InputError, naming file and line, where quotes or the number of cells are wrong.
+    """
+    reader = csv.DictReader(lines, strict=True, delimiter=delimiter)
+    try:
+        while (row := _next(reader)) is not None:
+            if None in row:
+                raise csv.Error("more cells than the header has")
+            yield row
+    except csv.Error as error:
+        raise InputError(
+            f"{name}, line {reader.line_num}: malformed CSV ({error}); put text that holds "
+            f"{DELIMITERS[delimiter]}s, quotes or line breaks in double quotes"
+        ) from None
+
+
+def csv_delimiter(lines: Iterable[str], name: str) -> str:
+    """What stands between the cells: that which the header and the first rows have alike.
+
+        alike = {d for d in DELIMITERS if the first rows, cut at d, have as many cells, above 1}
+
+    A comma where the header has one cell by all of them, or where it holds one. Raises InputError
+    where several delimiters or none would do.
+    """
+    front: list[str] = []
+    characters = 0
+    for line in lines:
+        front.append(line)
+        characters += len(line)
+        if characters > _DECIDING_CHARACTERS:
+            break
+    cells = {delimiter: _cells(front, delimiter) for delimiter in DELIMITERS}
+    alike = [d for d, counts in cells.items() if counts[0] > 1 and set(counts) == {counts[0]}]
+    if len(alike) == 1:
+        return alike[0]
+    # Where rows differ, reading by commas names the line.
+    if cells[","][0] > 1 or all(counts[0] < 2 for counts in cells.values()):
+        return ","
+    raise InputError(
+        f"{name}: it cannot be told what stands between its cells; "
+        "write it with commas, and texts in double quotes"
+    )
+
+
+def _cells(front: list[str], delimiter: str) -> list[int]:
+    """The numbers of cells of the first rows; [0] where they are no CSV."""
+    reader = csv.reader(front, strict=True, delimiter=delimiter)
+    counts: list[int] = []
+    try:
+        while len(counts) < _DECIDING_ROWS and (row := _next(reader)) is not None:
+            if row:
+                counts.append(len(row))
+    except csv.Error:
+        # The last row may be cut off within its quotes.
+        if reader.line_num < len(front) or not counts:
+            return [0]
+    return counts or [0]
+
+
+def _next(reader: Any) -> Any:
+    # The csv module refuses cells over 128 KiB, which a document easily is. Its limit is the whole
+    # process's, so it is put back before anyone else runs.
+    limit = csv.field_size_limit(LONGEST_LINE)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)

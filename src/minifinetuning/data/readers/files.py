@@ -1,0 +1,84 @@
+"""A place to its texts, by its kind: a page is one text, a table one a row."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind, printable
+from minifinetuning.data.readers.arrow import dataset_texts, parquet_texts
+from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows
+from minifinetuning.data.readers.encodings import UTF_8
+from minifinetuning.data.readers.json_rows import json_lines_rows, json_rows
+from minifinetuning.data.readers.mail import mail_text, mailbox_texts
+from minifinetuning.data.readers.markdown import markdown_text
+from minifinetuning.data.readers.markup import visible_text
+from minifinetuning.data.readers.notebook import notebook_text
+from minifinetuning.data.readers.subtitles import spoken_text
+from minifinetuning.data.readers.tables import Note, row_texts
+from minifinetuning.data.readers.text_files import text_encoding, text_lines, whole_text
+from minifinetuning.data.readers.unreadable import UnreadableError
+
+_PAGES: dict[str, Callable[[str], str]] = {
+    **dict.fromkeys((".html", ".htm", ".xhtml"), visible_text),
+    **dict.fromkeys((".md", ".markdown"), markdown_text),
+    ".srt": spoken_text,
+}
+"""What makes text of the content of a file; other pages are text as they are."""
+
+_WIDEST_CODE = 500
+"""Characters a line, on average, above which source code was written by a program."""
+
+
+def place_texts(
+    place: Place, text_field: str | None, note: Note
+) -> Iterator[tuple[int | None, str]]:
+    """The texts of a file or a dataset, each with its row, or None where it is a page.
+
+    Raises UnreadableError where a file cannot be read, before the first of its texts, and
+    InputError where a table is malformed or its text column is not clear.
+    """
+    if isinstance(place, str) or place.is_dir():
+        yield from enumerate(dataset_texts(place, text_field, note), start=1)
+    elif (ending := kind(place.name)) in TABLE_ENDINGS:
+        yield from enumerate(_table_texts(place, str(ending), text_field, note), start=1)
+    else:
+        yield None, _page_text(place, str(ending), note)
+
+
+def _page_text(path: Path, ending: str, note: Note) -> str:
+    if ending == ".eml":
+        return mail_text(path)
+    content = whole_text(path, _encoding(path, note))
+    if ending == ".ipynb":
+        return notebook_text(content, printable(path))
+    if ending in CODE_ENDINGS and len(content) > _WIDEST_CODE * (content.count("\n") + 1):
+        raise UnreadableError("code that no person wrote: its lines are too long")
+    return _PAGES.get(ending, str)(content)
+
+
+def _table_texts(path: Path, ending: str, text_field: str | None, note: Note) -> Iterator[str]:
+    name = printable(path)
+    if ending == ".parquet":
+        return parquet_texts(path, text_field, note)
+    if ending == ".mbox":
+        return mailbox_texts(path)
+    encoding = _encoding(path, note)
+    if ending == ".json":
+        rows, column = json_rows(whole_text(path, encoding), name, text_field, note)
+        return row_texts(lambda: rows, name, column, note)
+    if ending in (".jsonl", ".ndjson"):
+        return row_texts(
+            lambda: json_lines_rows(text_lines(path, encoding), name), name, text_field, note
+        )
+    delimiter = "\t" if ending == ".tsv" else csv_delimiter(text_lines(path, encoding), name)
+    if ending == ".csv" and delimiter != ",":
+        note(f"cells taken as cut by {DELIMITERS[delimiter]}s")
+    return row_texts(
+        lambda: csv_rows(text_lines(path, encoding), name, delimiter), name, text_field, note
+    )
+
+
+def _encoding(path: Path, note: Note) -> str:
+    encoding = text_encoding(path)
+    if encoding != UTF_8:
+        note(f"read as {encoding.replace('_', '-')}, as which it was recognised")
+    return encoding

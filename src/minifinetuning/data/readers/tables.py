@@ -1,0 +1,112 @@
+"""Rows of a table, whatever it is written as, to texts: one row, one text."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from minifinetuning.errors import InputError
+
+Row = str | dict[str, Any]
+
+Note = Callable[[str], None]
+"""Takes what a person must be told of a file, beside its name."""
+
+
+def row_texts(
+    read: Callable[[], Iterable[Row]], name: str, text_field: str | None, note: Note
+) -> Iterator[str]:
+    """The text of each row: the row itself where it is a string, else its text column.
+
+    `read` gives the rows anew at each call: they are gone through once to choose the column, as
+    `text_column` does, and once for the texts. A missing or null cell gives an empty text.
+    Raises InputError where there is no such column, or where a cell of it is no text.
+    """
+    column = _row_column(read(), name, text_field, note)
+    for number, row in enumerate(read(), start=1):
+        cell = row.get(column) if isinstance(row, dict) else row
+        yield cell_text(cell, column, f"{name}:{number}")
+
+
+def _row_column(rows: Iterable[Row], name: str, text_field: str | None, note: Note) -> str:
+    """The text column of all rows; no more of them are read than decide it."""
+    wanted = "text" if text_field is None else text_field
+    kinds: dict[str, set[type]] = {}
+    nested: dict[str, None] = {}
+    has_objects = False
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        if wanted in row:
+            return wanted
+        has_objects = True
+        for key, cell in row.items():
+            kinds.setdefault(key, set()).update([] if cell is None else [type(cell)])
+            if isinstance(cell, (list, dict)) and holds_text(cell):
+                nested[key] = None
+    if not has_objects:
+        return ""
+    candidates = [key for key, found in kinds.items() if found == {str}]
+    return text_column([*kinds], candidates, [*nested], name, text_field, note)
+
+
+def text_column(
+    columns: Sequence[str],
+    candidates: Sequence[str],
+    nested: Sequence[str],
+    name: str,
+    text_field: str | None,
+    note: Note,
+) -> str:
+    """The column that holds the text: `text_field`, else `text`, else the only one of strings.
+
+    `candidates` are the `columns` that hold strings, `nested` those of lists and objects with text
+    inside, beside which no other is taken without being asked for. Raises InputError, listing the
+    columns.
+    """
+    if text_field is not None:
+        if text_field not in columns:
+            raise InputError(
+                f"{name} has no column {text_field!r}: choose with --text_field "
+                f"one of {', '.join(columns)}"
+            )
+        return text_field
+    if "text" in columns:
+        return "text"
+    if not candidates:
+        raise InputError(f"{name} has no column of text, only {', '.join(columns) or 'no columns'}")
+    if nested:
+        raise InputError(
+            f"{name} has text within {', '.join(nested)}, which is no column of text: write it as "
+            f"a column text, or choose with --text_field one of {', '.join(candidates)}"
+        )
+    if len(candidates) > 1:
+        raise InputError(
+            f"{name} has several columns of text: choose with --text_field "
+            f"one of {', '.join(candidates)}"
+        )
+    if len(columns) > 1:
+        note(f"the column {candidates[0]!r} taken as the text, the only one that holds text")
+    return candidates[0]
+
+
+def holds_text(value: Any) -> bool:
+    """Whether there are words within lists and objects: strings with white space, unlike tags."""
+    if isinstance(value, str):
+        return len(value.split(maxsplit=1)) > 1
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return any(holds_text(one) for one in value)
+
+
+def cell_text(cell: Any, column: str, place: str) -> str:
+    """The text in a cell, none where it is null; raises InputError, naming `place`, for others."""
+    if cell is None:
+        return ""
+    if not isinstance(cell, str):
+        raise InputError(
+            f"{place}: column {column!r} holds a {type(cell).__name__}, not text: "
+            "choose another with --text_field"
+        )
+    # JSON can escape half of a surrogate pair, which no encoder or tokenizer accepts.
+    return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,89 @@
+import gzip
+import json
+import mailbox
+from email.message import EmailMessage
+
+import pytest
+
+from minifinetuning.data import read_documents
+from minifinetuning.errors import InputError
+
+
+def texts(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [document.text for document in read_documents([str(path)])]
+
+
+@pytest.mark.parametrize(
+    "ending", ["text", "markdown", "tex", "rst", "adoc", "org", "py", "c", "R", "sql", "rs"]
+)
+def test_pages_and_source_code_are_text(ending, tmp_path):
+    assert texts(tmp_path / f"a.{ending}", "x = 1\n") == ["x = 1\n"]
+
+
+@pytest.mark.parametrize("ending", ["html", "xhtml"])
+def test_html_is_read_as_visible_text(ending, tmp_path):
+    assert texts(tmp_path / f"a.{ending}", "<script>x</script><p>Hi</p>") == ["Hi"]
+
+
+def test_pages_may_be_packed(tmp_path):
+    assert texts(tmp_path / "a.txt.gz", gzip.compress(b"packed")) == ["packed"]
+    assert texts(tmp_path / "a.csv.gz", gzip.compress(b"id;text\n1;a, b\n")) == ["a, b"]
+
+
+def test_code_that_a_program_wrote_is_unreadable(tmp_path):
+    with pytest.raises(InputError, match=r"a\.js \(code that no person wrote"):
+        texts(tmp_path / "a.js", "var a=1;" * 1000)
+
+
+def test_subtitles_are_what_is_said(tmp_path):
+    content = (
+        "1\n00:00:01,000 --> 00:00:02,500\n<i>Hello</i> there.\n1984\n\n"
+        "2\n00:00:03,000 --> 00:00:04,000 X1:1\n- {\\an8}So.\n"
+    )
+    assert texts(tmp_path / "a.srt", content) == ["Hello there.\n1984\n- So."]
+
+
+def test_a_notebook_is_its_cells_without_output(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "<!-- no -->Text"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": "no"}]},
+        {"cell_type": "raw", "source": []},
+    ]
+    assert texts(tmp_path / "a.ipynb", json.dumps({"cells": cells, "nbformat": 4})) == [
+        "# Title\nText\n\nx = 1"
+    ]
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["y = 2"]}]}]}
+    assert texts(tmp_path / "a.ipynb", json.dumps(old)) == ["y = 2"]
+    for other in ({"a": 1}, [1], {"cells": 3}):
+        with pytest.raises(InputError, match="no notebook"):
+            texts(tmp_path / "a.ipynb", json.dumps(other))
+
+
+def mail(subject, plain=None, html=None):
+    message = EmailMessage()
+    message["Subject"], message["From"], message["X-Secret"] = subject, "a@b.c", "no"
+    if plain is not None:
+        message.set_content(plain)
+    if html is not None:
+        (message.add_alternative if plain else message.set_content)(html, subtype="html")
+    return message
+
+
+def test_a_mail_is_its_subject_and_body(tmp_path):
+    both = mail("Grüße", "Guten Tag, Müller", "<p>no</p>")
+    assert texts(tmp_path / "a.eml", bytes(both)) == ["Grüße\n\nGuten Tag, Müller"]
+    html = mail("Hi", html="<p>10<sup>3</sup></p>")
+    assert texts(tmp_path / "b.eml", bytes(html)) == ["Hi\n\n10^3"]
+    foreign = b"Subject: x\nContent-Type: text/plain; charset=klingon\n\ncaf\xe9\n"
+    assert texts(tmp_path / "c.eml", foreign) == ["x\n\ncaf\ufffd"]
+
+
+def test_a_mailbox_holds_a_document_a_mail(tmp_path):
+    box = mailbox.mbox(tmp_path / "a.mbox")
+    for number in range(3):
+        box.add(mail(f"Mail {number}", "body\n"))
+    box.close()
+    items = read_documents([str(tmp_path / "a.mbox")]).items
+    assert [item.text for item in items] == [f"Mail {n}\n\nbody" for n in range(3)]
+    assert items[2].source == f"{tmp_path / 'a.mbox'}:3"
