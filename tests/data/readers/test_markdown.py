@@ -9,7 +9,7 @@ from minifinetuning.data.readers.markdown import markdown_text
         ("---\ntitle: T\ntags: [a]\n---\n# T\n", "# T\n"),
         ("+++\ntitle = 'T'\n+++\n# T\n", "# T\n"),
         ("---\n---\nx", "x"),
-        ("---\n# of\ntitle: T\n---\nx", "x"),
+        ("---\n# Title\n\n---\nx", "---\n# Title\n\n---\nx"),
         ("---\n\nAn introduction\n\n---\n", "---\n\nAn introduction\n\n---\n"),
         ("a\n\n---\n\nb\n\n---\n", "a\n\n---\n\nb\n\n---\n"),
         ("a <!-- internal: do not publish --> b", "a  b"),

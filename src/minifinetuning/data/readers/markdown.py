@@ -4,7 +4,7 @@ import re
 
 _FRONT_MATTER = re.compile(
     # Its first line names something, or there is none: a rule above a text is no front matter.
-    r"\A(?:---\n(?:[\w\"'.-]+[ \t]*:.*\n(?:.*\n)*?|#.*\n(?:.*\n)*?)?(?:---|\.\.\.)|"
+    r"\A(?:---\n(?:[\w\"'.-]+[ \t]*:.*\n(?:.*\n)*?)?(?:---|\.\.\.)|"
     r"\+\+\+\n(?:.*\n)*?\+\+\+)[ \t]*(?:\n|\Z)"
 )
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
