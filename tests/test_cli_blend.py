@@ -85,8 +85,8 @@ def test_blend_prints_every_point_and_writes_the_best(
     [
         (["--tuned", "/no/such/model"], "/no/such/model is no model folder"),
         (["--reference", "tiny.gguf"], "tiny.gguf is a GGUF"),
-        (["--coefficients", "2"], "--coefficients are between 0 and 1"),
-        (["--max_degeneralization", "-1"], "--max_degeneralization is a percentage above 0"),
+        (["--coefficients", "2"], "--coefficients must be between 0 and 1"),
+        (["--max_degeneralization", "-1"], "--max_degeneralization must be a percentage above 0"),
         (["--magic", "1"], "--magic"),
     ],
 )

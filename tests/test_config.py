@@ -3,7 +3,15 @@
 import pytest
 from transformers import TrainingArguments
 
-from minifinetuning.config import MFTConfig, ReferenceConfig, training
+from minifinetuning.config import (
+    AdapterConfig,
+    DataConfig,
+    MFTConfig,
+    ModelConfig,
+    ReferenceConfig,
+    trainer_options,
+    training,
+)
 from minifinetuning.errors import InputError
 
 
@@ -52,10 +60,16 @@ def test_only_finetuning_needs_no_teacher(folder, objective, needs):
         ({"objective": "rlhf"}, "--objective rlhf is not known: choose one of ft, "),
         (
             {"max_degeneralization": -1.0},
-            "--max_degeneralization is a percentage above 0, got -1.0",
+            "--max_degeneralization must be a percentage above 0, got -1.0",
         ),
-        ({"max_degeneralization": 0.0}, "--max_degeneralization is a percentage above 0, got 0.0"),
-        ({"target_specialization": -3.0}, "--target_specialization is a percentage above 0"),
+        (
+            {"max_degeneralization": 0.0},
+            "--max_degeneralization must be a percentage above 0, got 0.0",
+        ),
+        (
+            {"target_specialization": -3.0},
+            "--target_specialization must be a percentage above 0 and below 100",
+        ),
         ({"learning_rate": 0.0}, "--learning_rate must be above 0, got 0.0"),
         ({"learning_rate": -1e-5}, "--learning_rate must be above 0, got -1e-05"),
         ({"eval_strategy": "no"}, "load_best_model_at_end"),
@@ -81,6 +95,8 @@ def test_bfloat16_is_chosen_by_the_device_unless_it_is_said(folder, monkeypatch,
     assert MFTConfig(output_dir=folder).bf16 == pays
     assert MFTConfig(output_dir=folder, bf16=False).bf16 is False
     assert MFTConfig(output_dir=folder, bf16=True).bf16 is True
+    # Such a machine has no GPU, where fp16 is refused in the end.
+    monkeypatch.setattr(training, "require_usable_trainer", lambda args: None)
     assert MFTConfig(output_dir=folder, fp16=True).bf16 is False
 
 
@@ -96,3 +112,119 @@ def test_the_summary_says_what_was_chosen(folder):
     assert summary["max_steps"] == 7
     assert summary["tau"] == 0.25
     assert "adam_beta1" not in summary
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"eval_steps": 6}, (6, 6)),
+        ({"save_steps": 6}, (6, 6)),
+        ({"eval_steps": 3, "save_steps": 6}, (3, 6)),
+        ({"eval_steps": 0.1, "save_steps": 0.2}, (0.1, 0.2)),
+        ({}, (0.1, 0.1)),
+    ],
+)
+def test_where_one_of_two_intervals_is_given_the_other_follows(folder, options, steps):
+    made = MFTConfig(output_dir=folder, **options)
+    assert (made.eval_steps, made.save_steps) == steps
+    again = MFTConfig(output_dir=folder, **made.chosen())
+    assert (again.eval_steps, again.save_steps) == steps
+
+
+@pytest.mark.parametrize("options", [{"eval_strategy": "epoch"}, {"save_strategy": "epoch"}])
+def test_where_one_of_two_strategies_is_given_the_other_follows(folder, options):
+    made = MFTConfig(output_dir=folder, **options)
+    assert made.eval_strategy == made.save_strategy == "epoch"
+    again = MFTConfig(output_dir=folder, **made.chosen())
+    assert again.eval_strategy == again.save_strategy == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("eval_specialization", True),
+        ("specialization", True),
+        ("eval_general_perplexity", False),
+        ("eval_degeneralization", False),
+        ("eval_loss", False),
+    ],
+)
+def test_which_way_a_metric_is_better_need_not_be_said(folder, metric, greater):
+    made = MFTConfig(output_dir=folder, metric_for_best_model=metric)
+    assert made.greater_is_better is greater
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"eval_steps": 4, "save_steps": 6}, "--save_steps 6 must be --eval_steps 4 or a multiple"),
+        ({"eval_steps": 6, "save_steps": 0.5}, "--save_steps 0.5 must be --eval_steps 6 or a mul"),
+        ({"eval_steps": 99, "max_steps": 20}, "--eval_steps 99 is above --max_steps 20"),
+        (
+            {"eval_steps": 9, "save_steps": 99, "max_steps": 20},
+            "--save_steps 99 is above --max_steps 20",
+        ),
+        (
+            {"eval_strategy": "epoch", "save_strategy": "steps"},
+            "--eval_strategy epoch and --save_strategy steps must be the same",
+        ),
+        ({"optim": "adamw_8bit"}, "--optim adamw_8bit cannot be used: You need to install"),
+        ({"optim": "adamw_toch"}, "--optim adamw_toch is not known: did you mean adamw_torch?"),
+        ({"optim_args": "rho"}, "with --optim_args rho cannot be used"),
+        ({"report_to": "neptune"}, "--report_to neptune needs a package that is not installed"),
+        ({"report_to": ["none", "wandbb"]}, "--report_to wandbb is not known: did you mean wandb"),
+        ({"lr_scheduler_type": "cosin"}, "--lr_scheduler_type cosin is not known: did you mean"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "cosine_with_min_lr cannot be used"),
+        ({"lr_scheduler_kwargs": {"x": 1}}, "with --lr_scheduler_kwargs {'x': 1} cannot be used"),
+        ({"use_liger_kernel": True}, "--use_liger_kernel needs a package that is not installed"),
+        ({"deepspeed": {"x": 1}}, "--deepspeed needs a package that is not installed"),
+        ({"fsdp": True}, "--fsdp needs several processes"),
+        ({"dataloader_persistent_workers": True}, "--dataloader_persistent_workers needs"),
+        ({"torch_compile_backend": "indctor"}, "--torch_compile_backend indctor: did you mean ind"),
+        ({"torch_compile_mode": "fast"}, "--torch_compile_mode fast is not known"),
+        ({"objective": "mtf"}, "--objective mtf is not known: did you mean mft?"),
+        (
+            {"max_degeneralization": 1.0, "metric_for_best_model": "eval_specialization"},
+            "leave --metric_for_best_model out",
+        ),
+    ],
+)
+def test_what_transformers_would_refuse_late_is_refused_at_once(
+    folder, options, sentence, monkeypatch
+):
+    monkeypatch.setattr(
+        "minifinetuning.config.trainer_options.get_available_reporting_integrations", list
+    )
+    find = trainer_options.importlib.util.find_spec
+    missing = ("liger_kernel", "deepspeed")
+    monkeypatch.setattr(
+        trainer_options.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in missing else find(name, *rest),
+    )
+    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        MFTConfig(output_dir=folder, use_cpu=True, **options)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_that_only_a_gpu_has_is_refused_without_one(folder):
+    with pytest.raises(InputError, match="--fp16 needs a GPU"):
+        MFTConfig(output_dir=folder, use_cpu=True, fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda: AdapterConfig("lara"), "--adapter lara is not known"),
+        (lambda: AdapterConfig("lora", 10**9), "--rank must be between 1 and 16,384"),
+        (lambda: ModelConfig("m", dtype="int3"), "--dtype int3 is not known"),
+        (lambda: DataConfig(data=["d"], sequence_length=0), "--sequence_length must be 2 or above"),
+        (lambda: DataConfig(data=["d"], train_tokens="many"), "--train_tokens: 'many' is not a n"),
+        (lambda: DataConfig(data=["d"], validation_tokens=f"{10**99}"), "--validation_tokens is"),
+    ],
+)
+def test_what_a_run_starts_from_is_checked_before_anything_is_read(made, sentence):
+    with pytest.raises(InputError, match=sentence):
+        made()

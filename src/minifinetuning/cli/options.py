@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 __all__ = [
+    "IGNORED",
     "BlendOptions",
     "ComparisonOptions",
     "DemoOptions",
@@ -41,6 +42,40 @@ def option_types(verb: str) -> tuple[Any, ...]:
         "demo": (DemoOptions,),
     }
     return types[verb]
+
+
+_MEASURED_ONLY = "its runs are measured, and none is kept"
+_EACH_METHODS = "each method has its own, name it in --methods"
+_NO_REPLAY = "nothing is trained, so nothing is replayed"
+_ONE_TEXT = "a reference is prepared on one text alone"
+
+IGNORED: dict[str, dict[str, str]] = {
+    "compare": {
+        "objective": _EACH_METHODS,
+        "replay_objective": _EACH_METHODS,
+        "target_specialization": "every method runs to its end, so that all are compared",
+        "resume_from_checkpoint": "the same command goes on with the cells that are not done",
+        **dict.fromkeys(
+            (
+                *("save_steps", "save_strategy", "save_total_limit", "save_only_model"),
+                *("save_on_each_node", "enable_jit_checkpoint", "load_best_model_at_end"),
+                *("metric_for_best_model", "greater_is_better"),
+                *("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push"),
+            ),
+            _MEASURED_ONLY,
+        ),
+    },
+    "evaluate": {"replay": _NO_REPLAY},
+    "blend": {"replay": _NO_REPLAY},
+    "prepare-reference": dict.fromkeys(
+        ("max_degeneralization", "replay_objective", "new_data_fraction", "ewc_lambda"), _ONE_TEXT
+    ),
+}
+"""What a verb decides by itself or has no use for: the reason, by the name of the option.
+
+Options that only have to be those of another run, so that texts are split alike, are not among
+them.
+"""
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """The verbs of the command line, from `mft train` to `mft demo`."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from minifinetuning.cli.parsing import parsed
+from typing import Any
 
 __all__ = ["main"]
 
@@ -20,22 +20,17 @@ mft: adapt a language model to a small text without wrecking what it knows.
   mft prepare-reference   tune a model lightly on general text, so that S and DG mean something
   mft reproduce           the paper's tables and figures, ours beside the published values
 
-`mft VERB --help` lists a verb's options; `mft VERB FILE.yaml` reads them from a file."""
+`mft VERB --help` lists a verb's options; `mft VERB FILE.yaml --option value` reads them from a file
+first."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0, or 2 with one sentence for input that is wrong."""
+    """Run one verb and return its exit code.
+
+    0; 2 with one sentence for input that is wrong; 130 with one that says how to go on, where a
+    person interrupts.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    verbs: dict[str, Callable[[list[str]], None]] = {
-        "train": train,
-        "cache": cache,
-        "compare": compare,
-        "evaluate": evaluate,
-        "blend": blend,
-        "prepare-reference": prepare_reference,
-        "reproduce": reproduce,
-        "demo": demo,
-    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
@@ -44,25 +39,36 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"minifinetuning {__version__}")
         return 0
-    verb, *rest = arguments
-    if verb not in verbs:
-        return _refuse(f"unknown verb {verb!r}: choose one of {', '.join(verbs)}")
-    from minifinetuning.environment import quieten_libraries, use_machine_well
-    from minifinetuning.errors import InputError, TrainingDivergedError
+    verb, *words = arguments
+    from minifinetuning.errors import InputError, TrainingDivergedError, did_you_mean
 
-    use_machine_well()
-    quieten_libraries()
+    if verb not in _VERBS:
+        return _refuse(f"unknown verb {verb}{did_you_mean(verb, _VERBS)}")
+    options: tuple[Any, ...] = ()
     try:
-        verbs[verb](rest)
+        from minifinetuning.environment import quieten_libraries, use_machine_well
+
+        use_machine_well()
+        quieten_libraries()
+        from minifinetuning.cli.parsing import parsed
+
+        options = parsed(verb, words)
+        _require_apart_from_file(words, options)
+        _VERBS[verb](*options)
+        _leave_other_processes()
     except (InputError, TrainingDivergedError) as error:
         return _refuse(str(error))
-    _leave_other_processes()
+    except KeyboardInterrupt:
+        from minifinetuning.cli.interruption import how_to_go_on
+
+        if int(os.environ.get("RANK", "0")) == 0:
+            _say(f"interrupted: {how_to_go_on(verb, options)}")
+        return 130
     return 0
 
 
-def train(arguments: list[str]) -> None:
+def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     """`mft train`."""
-    model, adapter, data, training = parsed("train", arguments)
     from minifinetuning.config import AUTO
     from minifinetuning.experiments.adaptation import adapt
     from minifinetuning.experiments.run_folder import run_folder
@@ -72,7 +78,7 @@ def train(arguments: list[str]) -> None:
     from minifinetuning.requirements import require_texts
 
     require_texts(training, general=data.general, replay=data.replay)
-    with run_folder(training, model, data, training, *_files_of_options(arguments)):
+    with run_folder(training, model, data, training):
         texts = read_texts(
             model,
             data,
@@ -85,24 +91,25 @@ def train(arguments: list[str]) -> None:
         )
         if training.tau == AUTO:
             metrics = adapt_with_chosen_tau(model, adapter, texts, training)
-            print(tau_table(metrics))
         else:
             metrics = adapt(model, adapter, texts, training).metrics
+    if training.process_index > 0:
+        return
+    if training.tau == AUTO:
+        print(tau_table(metrics))
     print(comparison_table({metrics["method"]: metrics}))
     print(f"step {metrics['step']} of {metrics['last_step']} was kept in {training.output_dir}")
 
 
-def cache(arguments: list[str]) -> None:
+def cache(model: Any, adapter: Any, data: Any, options: Any) -> None:
     """`mft cache`."""
-    model, adapter, data, options = parsed("cache", arguments)
     from minifinetuning.experiments.caching import cache_teacher
 
     cache_teacher(model, adapter, data, options)
 
 
-def compare(arguments: list[str]) -> None:
+def compare(model: Any, options: Any, data: Any, training: Any) -> None:
     """`mft compare`."""
-    model, options, data, training = parsed("compare", arguments)
     from minifinetuning.experiments.compare import compare as run
     from minifinetuning.experiments.compare import comparison_of
     from minifinetuning.experiments.compare.report import comparison_summary
@@ -121,9 +128,8 @@ def compare(arguments: list[str]) -> None:
     print(f"\npage: {comparison.settings.folder / 'comparison.html'}")
 
 
-def evaluate(arguments: list[str]) -> None:
+def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
-    options, data = parsed("evaluate", arguments)
     from minifinetuning.config import ModelConfig
     from minifinetuning.experiments.two_models import compare_models
     from minifinetuning.report import comparison_table
@@ -139,9 +145,8 @@ def evaluate(arguments: list[str]) -> None:
     print(comparison_table({"tuned": metrics}))
 
 
-def blend(arguments: list[str]) -> None:
+def blend(options: Any, data: Any) -> None:
     """`mft blend`."""
-    options, data = parsed("blend", arguments)
     from minifinetuning.experiments.blend import blend_models
     from minifinetuning.report.blend_card import blend_table
 
@@ -160,12 +165,13 @@ def blend(arguments: list[str]) -> None:
     print(f"c = {metrics['coefficient']:g} was kept in {options.output_dir}")
 
 
-def prepare_reference(arguments: list[str]) -> None:
+def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> None:
     """`mft prepare-reference`."""
-    model, adapter, text, training = parsed("prepare-reference", arguments)
     from minifinetuning.experiments.reference import prepare_reference as prepare
 
     metrics = prepare(model, adapter, text, training)
+    if training.process_index > 0:
+        return
     before, after = metrics["reference"], metrics["tuned"]
     print(
         f"general perplexity {before['general_perplexity']:.2f} before, "
@@ -174,9 +180,8 @@ def prepare_reference(arguments: list[str]) -> None:
     )
 
 
-def reproduce(arguments: list[str]) -> None:
+def reproduce(options: Any) -> None:
     """`mft reproduce`."""
-    (options,) = parsed("reproduce", arguments)
     from minifinetuning.experiments.paper.listing import dry_run, listing
     from minifinetuning.experiments.paper.report import write_paper_report
     from minifinetuning.experiments.paper.request import reproduction_of, schedule_of
@@ -193,9 +198,8 @@ def reproduce(arguments: list[str]) -> None:
         outcome.require_complete()
 
 
-def demo(arguments: list[str]) -> None:
+def demo(options: Any) -> None:
     """`mft demo`."""
-    (options,) = parsed("demo", arguments)
     from minifinetuning.experiments.demo import run_demo
 
     run_demo(
@@ -207,9 +211,25 @@ def demo(arguments: list[str]) -> None:
     )
 
 
-def _files_of_options(arguments: list[str]) -> list[Path]:
-    """The YAML file that a verb was given in place of options."""
-    return [Path(word) for word in arguments[:1] if word.endswith((".yaml", ".yml"))]
+_VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "cache": cache,
+    "compare": compare,
+    "evaluate": evaluate,
+    "blend": blend,
+    "prepare-reference": prepare_reference,
+    "reproduce": reproduce,
+    "demo": demo,
+}
+
+
+def _require_apart_from_file(words: list[str], options: tuple[Any, ...]) -> None:
+    """No verb writes where the file of its options lies."""
+    from minifinetuning.experiments.overlap import require_apart
+
+    for each in options if words and words[0].endswith((".yaml", ".yml")) else ():
+        if getattr(each, "output_dir", None) is not None:
+            require_apart(Path(each.output_dir), Path(words[0]))
 
 
 def _leave_other_processes() -> None:
@@ -221,8 +241,12 @@ def _leave_other_processes() -> None:
 
 
 def _refuse(message: str) -> int:
+    _say(message)
+    return 2
+
+
+def _say(message: str) -> None:
     from tqdm import tqdm
 
     # Below a progress bar that may still be open, not behind it.
     tqdm.write(f"mft: {message}", file=sys.stderr)
-    return 2

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from minifinetuning.config.ranges import require_ranges
+from minifinetuning.data import token_count
+from minifinetuning.errors import InputError
+
 __all__ = ["AdapterConfig", "DataConfig", "GeneralConfig", "ModelConfig", "TextConfig"]
 
 
@@ -27,6 +31,9 @@ class ModelConfig:
         metadata={"help": "Where the tokenizer is, if not with the model, as with OpenELM."},
     )
 
+    def __post_init__(self) -> None:
+        _require_choice("dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
+
 
 @dataclass
 class AdapterConfig:
@@ -39,6 +46,11 @@ class AdapterConfig:
         metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
     )
     rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        if self.adapter is not None:
+            _require_choice("adapter", self.adapter, ("lora", "dora", "ia3"))
 
 
 @dataclass(kw_only=True)
@@ -70,6 +82,16 @@ class TextConfig:
         },
     )
 
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        for name in ("train_tokens", "validation_tokens"):
+            try:
+                count = token_count(getattr(self, name))
+            except InputError as error:
+                raise InputError(f"--{name}: {error}") from error
+            if count > _MOST_TOKENS:
+                raise InputError(f"--{name} is above {_MOST_TOKENS:,}: give a smaller budget")
+
 
 @dataclass(kw_only=True)
 class DataConfig(TextConfig):
@@ -95,3 +117,11 @@ class GeneralConfig(TextConfig):
     general: list[str] = field(
         metadata={"help": "The general text: files, folders, globs or a datasets id."}
     )
+
+
+_MOST_TOKENS = 10**15
+
+
+def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"--{option} {value} is not known: choose one of {', '.join(known)}")

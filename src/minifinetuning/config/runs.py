@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from minifinetuning.cache import require_known
+from minifinetuning.config.ranges import require_ranges
 from minifinetuning.config.training import MFTConfig, bfloat16_pays
 from minifinetuning.errors import InputError
 
@@ -26,7 +27,7 @@ class ReferenceConfig(MFTConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.save_steps != self.eval_steps:
+        if None not in (self.save_steps, self.eval_steps) and self.save_steps != self.eval_steps:
             # A step that is not saved cannot be kept, and would only use up patience.
             raise InputError(
                 f"--save_steps ({self.save_steps}) and --eval_steps ({self.eval_steps}) must be "
@@ -44,7 +45,7 @@ class ReferenceConfig(MFTConfig):
 class ComparisonConfig(MFTConfig):
     """What all runs of a comparison have in common: they are measured, and none is kept."""
 
-    save_strategy: str = field(default="no", metadata={"help": "Nothing is saved."})
+    save_strategy: str | None = field(default="no", metadata={"help": "Nothing is saved."})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Nothing is loaded."})
     max_degeneralization: float | None = field(
         default=None,
@@ -82,6 +83,7 @@ class CacheConfig:
     seed: int = field(default=42, metadata={"help": "Seed of the split."})
 
     def __post_init__(self) -> None:
+        require_ranges(self)
         if self.teacher_cache == "none":
             raise InputError(
                 "--teacher_cache none leaves nothing to compute: give auto, hidden, expected or "

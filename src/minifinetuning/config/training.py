@@ -9,10 +9,11 @@ from accelerate.state import AcceleratorState, PartialState
 from transformers import TrainingArguments
 
 from minifinetuning.cache import require_known
-from minifinetuning.errors import InputError
+from minifinetuning.config.ranges import require_ranges
+from minifinetuning.config.trainer_options import require_known_names, require_usable_trainer
+from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.objectives import (
     OBJECTIVES,
-    check_kl_weight,
     check_tau,
     has_tau,
     needs_teacher,
@@ -22,6 +23,11 @@ __all__ = ["AUTO", "MFTConfig", "bfloat16_pays"]
 
 AUTO = "auto"
 """The tau that has still to be chosen."""
+
+_EVALUATIONS = 0.1
+"""Share of the steps between two evaluations, each with a checkpoint, where nothing is said."""
+
+SELECTION = "eval_selection_perplexity"
 
 
 @dataclass
@@ -109,13 +115,23 @@ class MFTConfig(TrainingArguments):
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Warm-up: steps, or a share of max_steps if below 1."}
     )
-    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch."})
-    eval_steps: float | None = field(
-        default=0.1, metadata={"help": "Steps between evaluations, or a share of max_steps."}
+    eval_strategy: str | None = field(
+        default=None, metadata={"help": "no, steps or epoch; as save_strategy, else steps."}
     )
-    save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best."})
-    save_steps: float = field(
-        default=0.1, metadata={"help": "Steps between checkpoints, or a share of max_steps."}
+    eval_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Steps between evaluations, or a share of max_steps; as save_steps, else 0.1."
+        },
+    )
+    save_strategy: str | None = field(
+        default=None, metadata={"help": "no, steps, epoch or best; as eval_strategy, else steps."}
+    )
+    save_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Steps between checkpoints, or a share of max_steps; as eval_steps, else 0.1."
+        },
     )
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Checkpoints kept beside the best one."}
@@ -127,13 +143,14 @@ class MFTConfig(TrainingArguments):
         default=True, metadata={"help": "End with the best checkpoint by specialized perplexity."}
     )
     metric_for_best_model: str | None = field(
-        default="eval_selection_perplexity",
+        default=SELECTION,
         metadata={
             "help": "Specialized perplexity; infinite where the budget is broken or nothing saved."
         },
     )
     greater_is_better: bool | None = field(
-        default=False, metadata={"help": "Whether metric_for_best_model is better when larger."}
+        default=None,
+        metadata={"help": "Whether metric_for_best_model is better when larger; S is, no other."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Columns that the model does not take are ignored anyway."}
@@ -151,7 +168,10 @@ class MFTConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        require_ranges(self)
+        require_known_names(self)
         self._check_own_fields()
+        self._follow_each_other()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bfloat16_pays(self.use_cpu)
         if getattr(self, "activation_checkpointing", self) is None:
@@ -165,8 +185,55 @@ class MFTConfig(TrainingArguments):
             self.accelerator_config = {"non_blocking": True}
         try:
             super().__post_init__()
-        except ValueError as error:
+        except _REFUSALS as error:
             raise InputError(" ".join(str(error).split())) from error
+        require_usable_trainer(self)
+
+    def _follow_each_other(self) -> None:
+        """Where one of two settings that have to agree is left open, it is the other's.
+
+        Raises InputError where evaluations and checkpoints do not fall on the same steps, since a
+        step that is not saved cannot be kept.
+        """
+        if self.eval_strategy is None:
+            self.eval_strategy = "epoch" if self.save_strategy == "epoch" else "steps"
+        if self.save_strategy is None:
+            self.save_strategy = "epoch" if self.eval_strategy == "epoch" else "steps"
+        given = self.eval_steps or self.save_steps or _EVALUATIONS
+        self.eval_steps = self.eval_steps or given
+        self.save_steps = self.save_steps or given
+        if self.greater_is_better is None:
+            metric = str(self.metric_for_best_model or "").removeprefix("eval_")
+            self.greater_is_better = metric == "specialization"
+        self._require_reached("eval")
+        if not self.load_best_model_at_end:
+            return
+        self._require_reached("save")
+        if self.eval_strategy == "no":
+            raise InputError(
+                "--eval_strategy no leaves nothing to choose the best step by: evaluate, or give "
+                "--load_best_model_at_end False"
+            )
+        if self.save_strategy not in ("best", self.eval_strategy):
+            raise InputError(
+                f"--eval_strategy {self.eval_strategy} and --save_strategy {self.save_strategy} "
+                "must be the same, since only a step that is saved can be kept: give one of them"
+            )
+        if self.save_strategy == "steps" and not _is_multiple(self.save_steps, self.eval_steps):
+            raise InputError(
+                f"--save_steps {self.save_steps:g} must be --eval_steps {self.eval_steps:g} or a "
+                "multiple of it, since only a step that is evaluated can be chosen: give one of "
+                "them, and the other is the same"
+            )
+
+    def _require_reached(self, which: str) -> None:
+        """Raise InputError where the run ends before the first step that counts."""
+        strategy, steps = getattr(self, f"{which}_strategy"), getattr(self, f"{which}_steps")
+        if strategy == "steps" and 0 < self.max_steps < steps:
+            raise InputError(
+                f"--{which}_steps {steps:g} is above --max_steps {self.max_steps}: no step would "
+                "be measured and kept, lower it"
+            )
 
     def _check_own_fields(self) -> None:
         if self.output_dir is None:
@@ -174,34 +241,28 @@ class MFTConfig(TrainingArguments):
         for name, objective in self._objectives().items():
             if objective not in OBJECTIVES:
                 raise InputError(
-                    f"--{name} {objective} is not known: choose one of {', '.join(OBJECTIVES)}"
+                    f"--{name} {objective} is not known{did_you_mean(objective, OBJECTIVES)}"
                 )
-        try:
-            self._check_tau()
-            check_kl_weight(self.kl_weight)
-        except ValueError as error:
-            raise InputError(f"--{error}") from error
-        for name in ("max_degeneralization", "target_specialization"):
-            limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise InputError(f"--{name} is a percentage above 0, got {limit}")
-        if not 0 < self.new_data_fraction < 1:
-            raise InputError(
-                f"--new_data_fraction is a share between 0 and 1, got {self.new_data_fraction}"
-            )
-        if not 0 <= self.ewc_lambda < math.inf:
-            raise InputError(f"--ewc_lambda must be 0 or above, got {self.ewc_lambda}")
+        self._check_tau()
         require_known(self.teacher_cache)
-        if not self.learning_rate > 0:
-            raise InputError(f"--learning_rate must be above 0, got {self.learning_rate}")
         if self.label_smoothing_factor:
             raise InputError(
                 "--label_smoothing_factor has no place in these objectives: lower --tau instead"
             )
+        if self.max_degeneralization is not None and self.metric_for_best_model != SELECTION:
+            raise InputError(
+                "--max_degeneralization chooses the step by specialized perplexity within the "
+                "budget: leave --metric_for_best_model out"
+            )
 
     def _check_tau(self) -> None:
         if self.tau != AUTO:
-            check_tau(self.fixed_tau)
+            try:
+                check_tau(self.fixed_tau)
+            except InputError:
+                raise
+            except ValueError as error:
+                raise InputError(f"--{error}") from error
         elif self.max_degeneralization is None:
             raise InputError("--tau auto needs a budget to choose by: give --max_degeneralization")
         elif not has_tau(self.objective):
@@ -241,12 +302,18 @@ class MFTConfig(TrainingArguments):
         The fields in `always` are among them in any case, `output_dir` never is.
         """
         default = self._default()
+        changed = {
+            field.name
+            for field in fields(self)
+            if field.init and getattr(self, field.name) != getattr(default, field.name)
+        }
+        for one, other in _TWINS:
+            # Alone it would take the other along.
+            changed |= {one, other} if changed & {one, other} else set()
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.init
-            and field.name != "output_dir"
-            and (field.name in always or getattr(self, field.name) != getattr(default, field.name))
+            if field.name in changed | {*always} - {"output_dir"}
         }
 
     def _objectives(self) -> dict[str, str]:
@@ -281,6 +348,20 @@ class MFTConfig(TrainingArguments):
             for name, value in self.to_dict().items()
             if name in own or value != default.get(name)
         }
+
+
+_TWINS = (("eval_steps", "save_steps"), ("eval_strategy", "save_strategy"))
+
+_REFUSALS = (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError)
+"""What TrainingArguments lets through for settings that it cannot use."""
+
+
+def _is_multiple(steps: float, of: float) -> bool:
+    """Whether every `steps` falls on an `of`; both are whole, or both are shares of the run."""
+    if (steps < 1) != (of < 1):
+        return False
+    times = steps / of
+    return math.isclose(times, round(times), abs_tol=1e-6) and round(times) >= 1
 
 
 def bfloat16_pays(use_cpu: bool = False) -> bool:
