@@ -4,13 +4,16 @@ import json
 import math
 from contextlib import nullcontext
 
+import numpy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from minifinetuning.data import Marks, TokenizedDocument, pack_documents
 from minifinetuning.data.batches import collate
 from minifinetuning.evaluation import TextScores, comparison, text_scores
 from minifinetuning.metrics import SequenceLosses
+from minifinetuning.self_written import SelfWritten
 from minifinetuning.teachers import teacher_of
 
 
@@ -106,8 +109,92 @@ def test_the_shares_of_the_processes_add_up_to_the_whole(tiny_model, ragged):
     shares = [text_scores(model, ragged, batch_size=1, process=(rank, 3)) for rank in range(3)]
     parts = [share.losses.negative_log_likelihood for share in shares]
     assert torch.equal(sum(parts), whole.losses.negative_log_likelihood)
-    assert torch.equal(sum(share.losses.tokens for share in shares), whole.losses.tokens)
+    assert all(torch.equal(share.losses.tokens, whole.losses.tokens) for share in shares)
     assert [int((part > 0).sum()) for part in parts] == [2, 2, 1]
+
+
+def by_hand(model, stream, length, openings, end):
+    """{document: [nats, tokens]} of the text positions, and [nats, count] of the ends, in float64.
+
+    Each token is predicted once, from the tokens before it in its sequence; `stream` holds
+    (token, document).
+    """
+    texts, ends = {}, [0.0, 0]
+    tokens = [token for token, _ in stream]
+    for start in range(0, len(tokens) - 1, length - 1):
+        part = tokens[start : start + length]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([part])).logits[0].double()
+        for place in range(1, len(part)):
+            token, document = stream[start + place]
+            loss = -float(logits[place - 1].log_softmax(0)[token])
+            if token == end:
+                ends = [ends[0] + loss, ends[1] + 1]
+            elif token not in openings:
+                nats, count = texts.get(document, (0.0, 0))
+                texts[document] = [nats + loss, count + 1]
+    return texts, ends
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("length", [4, 7, 64])
+def test_text_alone_is_scored_document_by_document(tiny_model, batch_size, length):
+    model = tiny_model("llama").eval()
+    bos, eos = 1, 0
+    contents = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14], [15, 16, 17, 18]]
+    made = [[bos, *content, eos] for content in contents]
+    packed = pack_documents(
+        [TokenizedDocument(str(n), numpy.array(ids)) for n, ids in enumerate(made)],
+        length,
+        eos,
+        marks=Marks(eos, frozenset({bos})),
+    )
+    stream = [(token, number) for number, ids in enumerate(made) for token in ids]
+    texts, ends = by_hand(model, stream, length, {bos}, eos)
+    scores = text_scores(model, packed, batch_size=batch_size)
+    assert scores.sequences == len(packed)
+    for document, (nats, count) in texts.items():
+        own = scores.losses.documents == document
+        assert int(scores.losses.tokens[own].sum()) == count
+        found = float(scores.losses.negative_log_likelihood[own].sum())
+        assert found == pytest.approx(nats, rel=1e-5)
+    assert scores.losses.document_count == 4
+    assert scores.ends.documents == ends[1] == 4
+    assert scores.ends.negative_log_likelihood == pytest.approx(ends[0], rel=1e-5)
+    assert int(scores.losses.tokens.sum()) == 14
+
+
+def test_what_is_learnt_of_where_documents_end_is_no_specialization(tiny_model):
+    # A model that differs in its bias for EOS alone, renormalized: text positions lose by it.
+    contents = [[5, 6, 7, 0], [8, 9, 0], [10, 11, 12, 13, 0]]
+    packed = pack_documents(
+        [TokenizedDocument(str(n), numpy.array(ids)) for n, ids in enumerate(contents)],
+        16,
+        0,
+        marks=Marks(0),
+    )
+    before = text_scores(tiny_model("phi"), packed)
+    tuned = tiny_model("phi")
+    with torch.no_grad():
+        tuned.lm_head.bias[0] += 3
+    after = text_scores(tuned, packed)
+    found = comparison({"specialized": before}, {"specialized": after})
+    assert found["specialization"] < 0
+    ends = found["end_of_document"]["specialized"]
+    assert ends["documents"] == 3
+    assert ends["tuned_perplexity"] < ends["reference_perplexity"]
+    assert found["validation"] == {
+        "specialized": {"documents": 3, "sequences": 1, "tokens": 9},
+        "general": None,
+    }
+
+
+def test_what_the_model_wrote_is_scored_without_the_ends_that_it_wrote(tiny_model):
+    tokens = torch.tensor([[0, 5, 6, 0, 7], [0, 8, 9, 10, 11]])
+    scores = text_scores(tiny_model("llama"), SelfWritten(tokens, end=0))
+    assert scores.losses.tokens.tolist() == [3, 4]
+    assert scores.losses.document_count == 2
+    assert scores.ends.documents == 1
 
 
 def test_scoring_leaves_the_mode_of_the_model_and_has_no_dropout(tiny_model, ragged):

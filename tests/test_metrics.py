@@ -1,7 +1,8 @@
 """Perplexity, S, DG, their ratio and its intervals, against figures by hand and a known truth."""
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from minifinetuning.metrics import (
     perplexity,
     ratio,
     specialization,
+    tail_of,
 )
 
 
@@ -96,8 +98,8 @@ def test_the_interval_of_two_sequences_by_hand():
 
 
 def test_a_narrow_level_is_the_middle_of_the_resamples():
-    # The central 40 % lies within the half of the resamples that hold both sequences.
-    change = changes(two_sequences((-0.1, -0.3)), None, level=0.4)
+    # The central 10 % lies within the half of the resamples that hold both sequences.
+    change = changes(two_sequences((-0.1, -0.3)), None, level=0.1)
     assert change.specialization_interval == pytest.approx([change.specialization] * 2)
 
 
@@ -149,6 +151,82 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         ):
             held[key] += low <= true <= high
     assert all(0.88 * 200 <= count <= 0.99 * 200 for count in held.values()), held
+
+
+def of_documents(generator, sequences, documents=24, change=-0.1, alike=0.05, noise=0.02):
+    """(reference, tuned) of documents of so many sequences each, all parts of which are alike."""
+    count = documents * sequences
+    tokens = torch.randint(200, 301, (count,), generator=generator)
+    numbers = torch.arange(documents).repeat_interleave(sequences)
+
+    def normal(size):
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    reference = tokens * (3 + normal(documents)[numbers] + 0.1 * normal(count))
+    moved = change + alike * normal(documents)[numbers] + noise * normal(count)
+    sides = reference, reference + tokens * moved
+    return tuple(SequenceLosses(side, tokens, numbers) for side in sides)
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 4, 16])
+@pytest.mark.parametrize("documents", [24, 60])
+def test_intervals_hold_the_truth_whatever_a_documents_length(sequences, documents):
+    generator = torch.Generator().manual_seed(sequences)
+    true, trials, held = 100 * (1 - math.exp(-0.1)), 300, 0
+    for seed in range(trials):
+        pair = of_documents(generator, sequences, documents)
+        low, high = changes(pair, None, resamples=400, seed=seed).specialization_interval
+        held += low <= true <= high
+    assert 0.90 * trials <= held <= 0.99 * trials, held
+
+
+def test_a_sequence_belongs_to_its_documents_by_tokens():
+    # Two sequences; document 0 fills the first and a part of the second, document 1 the rest.
+    documents = torch.tensor([0, 0, 1])
+    reference = replace(losses([30.0, 10.0, 60.0], [10, 5, 20]), documents=documents)
+    tuned = replace(losses([29.0, 9.0, 56.0], [10, 5, 20]), documents=documents)
+    ends = [100 * (1 - math.exp(-shift)) for shift in (2 / 15, 4 / 20)]
+    assert changes((reference, tuned), None).specialization_interval == pytest.approx(ends)
+    assert reference.document_count == 2
+
+
+def test_one_document_is_drawn_by_its_sequences():
+    documents = torch.zeros(2, dtype=torch.long)
+    pair = tuple(replace(side, documents=documents) for side in two_sequences((-0.1, -0.3)))
+    apart = changes(two_sequences((-0.1, -0.3)), None).specialization_interval
+    assert pair[0].document_count == 1
+    assert changes(pair, None).specialization_interval == apart
+
+
+def test_parts_without_a_token_are_drawn_by_nobody():
+    pair = two_sequences((-0.1, -0.3))
+    longer = tuple(
+        losses([*side.negative_log_likelihood.tolist(), 0.0], [*side.tokens.tolist(), 0])
+        for side in pair
+    )
+    assert changes(longer, None) == changes(pair, None)
+
+
+@pytest.mark.parametrize(("count", "t"), [(5, 2.776), (12, 2.201), (24, 2.069), (200, 1.972)])
+def test_few_units_take_less_from_the_tails(count, t):
+    # Quantiles of Student's t with count - 1 degrees of freedom, from a table.
+    normal = NormalDist().cdf(-math.sqrt(count / (count - 1)) * t)
+    assert tail_of(count, 0.95) == pytest.approx(normal, abs=2e-4)
+    assert tail_of(10**6, 0.95) == pytest.approx(0.025, rel=1e-3)
+    assert tail_of(1, 0.95) == 0
+
+
+def test_the_same_sequences_of_other_documents_are_refused():
+    pair = two_sequences((-0.1, -0.3))
+    with pytest.raises(ValueError, match="not of the same sequences"):
+        changes((pair[0], replace(pair[1], documents=torch.tensor([0, 0]))), None)
+
+
+def test_many_documents_are_drawn_in_pieces(monkeypatch):
+    runs = runs_of([0.1, 0.12]), runs_of([-0.02, -0.01])
+    whole = mean_changes(*runs)
+    monkeypatch.setattr("minifinetuning.metrics._PICKS", 1000)
+    assert mean_changes(*runs) == whole
 
 
 def test_a_seed_fixes_the_interval_and_another_moves_it():
@@ -267,8 +345,9 @@ def test_a_difference_is_taken_on_the_same_resamples():
         draws,
         strict=True,
     ):
+        tail = tail_of(12, 0.95)
         bounds = torch.tensor(by_hand, dtype=torch.float64).quantile(
-            torch.tensor([0.025, 0.975], dtype=torch.float64)
+            torch.tensor([tail, 1 - tail], dtype=torch.float64)
         )
         assert interval == pytest.approx(bounds.tolist(), rel=1e-9)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import Sequences, collate
+from minifinetuning.data.batches import Sequences, collate, of_predictions
 from minifinetuning.metrics import (
     Change,
     Pairs,
@@ -20,17 +20,23 @@ from minifinetuning.metrics import (
     degeneralization,
     difference,
     mean_changes,
+    perplexity,
     ratio,
     specialization,
 )
 from minifinetuning.models.causal import causal_model, evaluating
-from minifinetuning.models.student import DistillationInputs, distillation_output
+from minifinetuning.models.student import (
+    DistillationInputs,
+    DistillationOutput,
+    distillation_output,
+)
 from minifinetuning.objectives import finetuning
 from minifinetuning.teachers import Teacher
 
 __all__ = [
     "GENERAL",
     "SPECIALIZED",
+    "DocumentEnds",
     "TextScores",
     "comparison",
     "mean_comparison",
@@ -44,15 +50,32 @@ SPECIALIZED, GENERAL = "specialized", "general"
 
 
 @dataclass(frozen=True)
-class TextScores:
-    """One model on one validation text, per sequence (n,).
+class DocumentEnds:
+    """What a model made of the token that closes a document: no text, so a figure of its own."""
 
-    `forward_kl` is the sum over the sequence's tokens of KL(p_T || p_S) in nats, None without a
-    teacher to compare with.
+    negative_log_likelihood: float
+    documents: int
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(mean negative log-likelihood) in nats; None where no document ends in the text."""
+        if not self.documents:
+            return None
+        return perplexity(self.negative_log_likelihood, self.documents)
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """One model on the text positions of one validation text, part by part (see `SequenceLosses`).
+
+    `forward_kl` is the sum over a part's tokens of KL(p_T || p_S) in nats, None without a teacher
+    to compare with. `sequences` is how many the text was packed into.
     """
 
     losses: SequenceLosses
     forward_kl: Tensor | None = None
+    ends: DocumentEnds = DocumentEnds(0.0, 0)
+    sequences: int | None = None
 
     @property
     def perplexity(self) -> float:
@@ -78,36 +101,77 @@ def text_scores(
 ) -> TextScores:
     """Score every sequence, through the same op as training, so no (B, T, V) logits are held.
 
-    With `teacher` the forward KL to it comes along. `process` = (rank, world size) scores every
-    world-size-th batch and leaves zeros elsewhere, so that a sum over processes is whole.
-    `description` names a progress bar.
+    Only text is scored: the tokens that close documents are summed up in `ends`, and those that
+    open them have no label. With `teacher` the forward KL to it comes along. `process` = (rank,
+    world size) scores every world-size-th batch and leaves zeros elsewhere, so that sums of
+    likelihoods over processes are whole. `description` names a progress bar.
     """
-    count = len(sequences)
     device = causal_model(model).device
-    likelihood = torch.zeros(count, dtype=torch.float64)
-    tokens = torch.zeros(count, dtype=torch.int64)
-    forward_kl = torch.zeros(count, dtype=torch.float64)
     rank, world_size = process
-    starts = range(rank * batch_size, count, world_size * batch_size)
+    parts: list[_Parts] = []
+    starts = range(0, len(sequences), batch_size)
     bar = tqdm(starts, desc=description, unit="batch", leave=False, disable=description is None)
     with evaluating(model), autocast or nullcontext():
-        for start in bar:
-            rows = slice(start, min(start + batch_size, count))
-            examples = [sequences[index] for index in range(rows.start, rows.stop)]
-            batch = {name: values.to(device) for name, values in collate(examples).items()}
+        for number, start in enumerate(bar):
+            stop = min(start + batch_size, len(sequences))
+            examples = [sequences[index] for index in range(start, stop)]
+            batch = collate(examples)
+            found = _Parts.of(examples, start, batch["labels"][:, 1:])
+            parts.append(found)
+            if number % world_size != rank:
+                continue
+            batch = {name: values.to(device) for name, values in batch.items()}
             inputs = DistillationInputs(
                 rule=finetuning,
                 teacher=None if teacher is None else teacher.outputs(batch),
             )
-            output = distillation_output(causal_model(model), batch, inputs)
-            by_sequence = (len(examples), -1)
-            assert output.negative_log_likelihood is not None
-            likelihood[rows] = _row_sums(output.negative_log_likelihood, by_sequence)
-            tokens[rows] = batch["labels"][:, 1:].ne(-100).sum(1).cpu()
-            if output.forward_kl is not None:
-                forward_kl[rows] = _row_sums(output.forward_kl, by_sequence)
-    losses = SequenceLosses(likelihood, tokens)
-    return TextScores(losses, None if teacher is None else forward_kl)
+            found.add(distillation_output(causal_model(model), batch, inputs))
+
+    def whole(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    losses = SequenceLosses(whole("negative_log_likelihood"), whole("tokens"), whole("documents"))
+    ends = DocumentEnds(
+        sum(part.end_likelihood for part in parts), sum(int(part.ends.sum()) for part in parts)
+    )
+    forward_kl = None if teacher is None else whole("forward_kl")
+    return TextScores(losses, forward_kl, ends, len(sequences))
+
+
+class _Parts:
+    """The parts of a batch: its text positions by sequence and document, and the sums over them.
+
+    `part` (k,) says to which of the n parts each of the k text positions belongs, `text` and `ends`
+    (B, T - 1) which predictions are text and which close a document.
+    """
+
+    def __init__(self, text: Tensor, ends: Tensor, documents: Tensor) -> None:
+        self.text, self.ends = text, ends
+        rows = torch.arange(len(text))[:, None].expand_as(text)
+        places = torch.stack([rows[text], documents[text]])
+        unique, self.part = places.unique(dim=1, return_inverse=True)
+        self.documents = unique[1]
+        self.tokens = torch.bincount(self.part, minlength=len(self.documents))
+        self.negative_log_likelihood = torch.zeros(len(self.documents), dtype=torch.float64)
+        self.forward_kl = torch.zeros_like(self.negative_log_likelihood)
+        self.end_likelihood = 0.0
+
+    @classmethod
+    def of(cls, examples: list[Mapping[str, Any]], first: int, labels: Tensor) -> "_Parts":
+        """Of a batch whose first example is the `first` of its text; `labels` are (B, T - 1)."""
+        documents, ends = of_predictions(examples, first, labels.shape[1] + 1)
+        predicted = labels.ne(-100)
+        return cls(predicted & ~ends, predicted & ends, documents)
+
+    def add(self, output: DistillationOutput) -> None:
+        """Take what the model made of the batch."""
+        assert output.negative_log_likelihood is not None
+        likelihood = output.negative_log_likelihood.view(self.text.shape).double().cpu()
+        self.negative_log_likelihood.index_add_(0, self.part, likelihood[self.text])
+        self.end_likelihood += float(likelihood[self.ends].sum())
+        if output.forward_kl is not None:
+            divergence = output.forward_kl.view(self.text.shape).double().cpu()
+            self.forward_kl.index_add_(0, self.part, divergence[self.text])
 
 
 def measurements(
@@ -135,10 +199,6 @@ def measurements(
     return values
 
 
-def _row_sums(values: Tensor, shape: tuple[int, int]) -> Tensor:
-    return values.view(shape).double().sum(1).cpu()
-
-
 def comparison(
     reference: Mapping[str, TextScores], tuned: Mapping[str, TextScores]
 ) -> dict[str, Any]:
@@ -146,8 +206,9 @@ def comparison(
 
     Keys: `reference` and `tuned` (each `specialized_perplexity`, `general_perplexity`),
     `specialization` and `degeneralization` in %, `ratio`, `intervals` (95 %, paired bootstrap over
-    sequences) and `forward_kl` in nats per token. What needs general text is None without it, and
-    so is a bound that is infinite.
+    documents), `validation` (of how many documents, sequences and tokens the figures are, by text),
+    `end_of_document` (perplexity of the token that closes one, by text) and `forward_kl` in nats
+    per token. What needs general text is None without it, and so is a bound that is infinite.
     """
     return mean_comparison(reference, [tuned])
 
@@ -163,7 +224,37 @@ def mean_comparison(
         "reference": _perplexities([reference]),
         "tuned": _perplexities(runs),
         **_record(change),
+        "validation": {
+            name: _extent(reference[name]) if name in reference else None
+            for name in (SPECIALIZED, GENERAL)
+        },
+        "end_of_document": {
+            name: _end_of_document(reference[name], [run[name] for run in runs])
+            for name in (SPECIALIZED, GENERAL)
+            if name in reference
+        },
         "forward_kl": sum(known) / len(known) if known else None,
+    }
+
+
+def _extent(scores: TextScores) -> dict[str, int | None]:
+    """Of how much the figures of a text are."""
+    return {
+        "documents": scores.losses.document_count,
+        "sequences": scores.sequences,
+        "tokens": int(scores.losses.tokens.sum()),
+    }
+
+
+def _end_of_document(reference: TextScores, runs: Sequence[TextScores]) -> dict[str, Any] | None:
+    """Before and after, on the documents that end in the text; None where none does."""
+    before, after = reference.ends.perplexity, [run.ends.perplexity for run in runs]
+    if before is None:
+        return None
+    return {
+        "documents": reference.ends.documents,
+        "reference_perplexity": _finite(before),
+        "tuned_perplexity": _finite(sum(value or 0.0 for value in after) / len(after)),
     }
 
 

@@ -4,9 +4,11 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
@@ -137,12 +139,16 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
             whole: Tensor = self.accelerator.reduce(values.to(self.accelerator.device))
             return whole.cpu()
 
-        losses = type(scores.losses)(
-            over_processes(scores.losses.negative_log_likelihood),
-            over_processes(scores.losses.tokens),
-        )
+        # What was scored is known to all; how it was scored, to each for its share.
+        likelihood = over_processes(scores.losses.negative_log_likelihood)
+        ends = over_processes(torch.tensor(scores.ends.negative_log_likelihood))
         kl = scores.forward_kl
-        return TextScores(losses, None if kl is None else over_processes(kl))
+        return replace(
+            scores,
+            losses=replace(scores.losses, negative_log_likelihood=likelihood),
+            forward_kl=None if kl is None else over_processes(kl),
+            ends=replace(scores.ends, negative_log_likelihood=float(ends)),
+        )
 
     def _measured(
         self, scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None

@@ -1,13 +1,15 @@
 """What was gained and what was lost, as plain numbers: perplexity, S, DG, their ratio, intervals.
 
-All of it comes from one table: for each validation sequence the sum of its negative log-likelihood
-(nats) and its number of predicted tokens, under the reference and under the tuned model.
-Definitions: section 3.1 of the paper ("Metrics").
+All of it comes from one table: for each part of a document that lies in one validation sequence the
+sum of its negative log-likelihood (nats) and its number of predicted tokens, under the reference
+and under the tuned model. Definitions: section 3.1 of the paper ("Metrics"). Sequences of one
+document are alike, so intervals resample documents.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -24,7 +26,11 @@ __all__ = [
     "perplexity",
     "ratio",
     "specialization",
+    "tail_of",
 ]
+
+_PICKS = 1 << 22
+"""Picks of documents that are held at a time."""
 
 Interval = tuple[float, float]
 """Lower and upper bound of a confidence interval, in the unit of what it bounds."""
@@ -32,13 +38,45 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class SequenceLosses:
-    """One model on one text: per sequence the summed negative log-likelihood and the token count.
+    """One model on one text, by the parts of its documents that lie in one sequence each.
 
-    `negative_log_likelihood` is (n,) float64 in nats, `tokens` is (n,) of predicted tokens.
+    `negative_log_likelihood` is (n,) float64 in nats, `tokens` is (n,) of predicted tokens, and
+    `documents` (n,) the number of the document that a part belongs to: by tokens, where a sequence
+    spans several. Without it every part is a document of its own.
     """
 
     negative_log_likelihood: Tensor
     tokens: Tensor
+    documents: Tensor | None = None
+
+    @property
+    def document_count(self) -> int:
+        """The documents of which at least one token was predicted."""
+        return int(self._numbers()[self.tokens > 0].unique().numel())
+
+    @property
+    def resampled(self) -> Tensor:
+        """(n,) the number of what a bootstrap draws together, from 0 on; -1 where it has no token.
+
+        That is a document. A text of one document is drawn by its parts, the best that there is,
+        although what stands in one place says something of the next.
+        """
+        units = torch.full_like(self.tokens, -1, dtype=torch.long)
+        known = self.tokens > 0
+        if self.document_count > 1:
+            units[known] = self._numbers()[known].unique(return_inverse=True)[1]
+        else:
+            units[known] = torch.arange(int(known.sum()))
+        return units
+
+    def _numbers(self) -> Tensor:
+        return torch.arange(len(self.tokens)) if self.documents is None else self.documents
+
+    def is_of_the_same(self, other: "SequenceLosses") -> bool:
+        """Whether both are of the same parts of the same documents."""
+        return torch.equal(self.tokens, other.tokens) and torch.equal(
+            self._numbers(), other._numbers()
+        )
 
     @property
     def perplexity(self) -> float:
@@ -104,9 +142,10 @@ def changes(
 ) -> Change:
     """S, DG and DG/S of (reference, tuned) losses, with paired bootstrap intervals.
 
-    A resample draws n of the n validation sequences with replacement and takes the *same* ones for
-    the reference and for the tuned model, so that how hard a sequence is cancels; specialized and
-    general text are drawn independently. The interval is the central `level` of the resamples.
+    A resample draws n of the n validation documents with replacement (of one document alone, of its
+    sequences) and takes the *same* ones for the reference and for the tuned model, so that how hard
+    a document is cancels; specialized and general text are drawn independently. The interval is the
+    central `level` of the resamples, widened for small n: see `tail_of`.
     """
     pairs = None if general is None else [general]
     return mean_changes([specialized], pairs, level=level, resamples=resamples, seed=seed)
@@ -139,26 +178,27 @@ def difference(
     """What `theirs` gained, lost and paid more than `ours`: S and DG in percent points, DG/S.
 
     Either is the (specialized, general) runs of one method, as for `mean_changes`. Both are taken
-    on the same resamples, of sequences and of runs, so that how hard a sequence is cancels between
+    on the same resamples, of documents and of runs, so that how hard a document is cancels between
     them too: the intervals are narrower than two of `mean_changes` side by side suggest. The n-th
     runs of both should share their seed. The ratio is unbounded where it is for either.
 
-    Raises ValueError for other sequences, other numbers of runs, and general text on one side.
+    Raises ValueError for other texts, other numbers of runs, and general text on one side.
     """
     _require_comparable(theirs, ours)
     (s, dg), (other_s, other_dg) = draws = [
         _draws(*side, resamples, seed) for side in (theirs, ours)
     ]
     one, other = _mean_change(*theirs, draws[0], level), _mean_change(*ours, draws[1], level)
+    tails = _tails(*theirs, level)
     dg_interval = ratio_interval = None
     if dg is not None and other_dg is not None:
-        dg_interval = _interval(dg - other_dg, level)
+        dg_interval = _interval(dg - other_dg, tails.general)
         ratio_interval = -math.inf, math.inf
         if one.has_bounded_ratio and other.has_bounded_ratio:
-            ratio_interval = _interval(dg / s - other_dg / other_s, level)
+            ratio_interval = _interval(dg / s - other_dg / other_s, tails.both)
     return Change(
         specialization=one.specialization - other.specialization,
-        specialization_interval=_interval(s - other_s, level),
+        specialization_interval=_interval(s - other_s, tails.specialized),
         degeneralization=_less(one.degeneralization, other.degeneralization),
         degeneralization_interval=dg_interval,
         ratio=_less(one.ratio, other.ratio),
@@ -171,17 +211,22 @@ def _mean_change(
 ) -> Change:
     """Means over the runs, with the intervals of their draws."""
     s_draws, dg_draws = draws
+    tails = _tails(specialized, general, level)
+    s_interval = _interval(s_draws, tails.specialized)
     s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
     if general is None or dg_draws is None:
-        return Change(s, _interval(s_draws, level), None, None, None, None)
+        return Change(s, s_interval, None, None, None, None)
     dg = _mean([degeneralization(one.perplexity, two.perplexity) for one, two in general])
     return Change(
         specialization=s,
-        specialization_interval=_interval(s_draws, level),
+        specialization_interval=s_interval,
         degeneralization=dg,
-        degeneralization_interval=_interval(dg_draws, level),
+        degeneralization_interval=_interval(dg_draws, tails.general),
         ratio=ratio(dg, s),
-        ratio_interval=_ratio_interval(dg_draws, s_draws, level),
+        # Unbounded where S may be zero.
+        ratio_interval=(-math.inf, math.inf)
+        if s_interval[0] <= 0 <= s_interval[1]
+        else _interval(dg_draws / s_draws, tails.both),
     )
 
 
@@ -199,7 +244,7 @@ def _require_comparable(
             continue
         if len(one) != len(other):
             raise ValueError(f"{len(one)} runs cannot be paired with {len(other)}")
-        if not torch.equal(one[0][0].tokens, other[0][0].tokens):
+        if not one[0][0].is_of_the_same(other[0][0]):
             raise ValueError("the losses of two methods are not of the same sequences")
 
 
@@ -231,33 +276,70 @@ def _resampled_change(
 
     `drawn_runs` (resamples, k) are the pairs whose mean a resample is.
     """
-    tokens = pairs[0][0].tokens
-    if any(not torch.equal(losses.tokens, tokens) for pair in pairs for losses in pair):
+    reference = pairs[0][0]
+    if any(not losses.is_of_the_same(reference) for pair in pairs for losses in pair):
         raise ValueError("reference and tuned losses are not of the same sequences")
-    count, resamples = len(tokens), len(drawn_runs)
-    picks = torch.randint(count, (resamples, count), generator=generator)
-    predicted = tokens.double()[picks].sum(1)
-    by_run = torch.stack(
+    units = reference.resampled
+    count, resamples = _unit_count(reference), len(drawn_runs)
+
+    def by_unit(values: Tensor) -> Tensor:
+        sums = torch.zeros(count, dtype=torch.float64)
+        return sums.index_add(0, units[units >= 0], values[units >= 0].double())
+
+    tokens = by_unit(reference.tokens)
+    grown = torch.stack(
         [
-            100 * torch.expm1(difference.double()[picks].sum(1) / predicted)
-            for difference in (
-                tuned.negative_log_likelihood - reference.negative_log_likelihood
-                for reference, tuned in pairs
-            )
+            by_unit(tuned.negative_log_likelihood - reference.negative_log_likelihood)
+            for reference, tuned in pairs
         ]
     )
-    return by_run.gather(0, drawn_runs.T).mean(0)
+    by_run = []
+    # In pieces: all picks of 2,000 resamples of many documents would fill the memory.
+    for piece in torch.arange(resamples).split(max(1, _PICKS // count)):
+        picks = torch.randint(count, (len(piece), count), generator=generator)
+        means = grown[:, picks].sum(2) / tokens[picks].sum(1)
+        by_run.append(100 * torch.expm1(means))
+    return torch.cat(by_run, 1).gather(0, drawn_runs.T).mean(0)
 
 
-def _interval(draws: Tensor, level: float) -> Interval:
-    tail = (1 - level) / 2
+def _unit_count(losses: SequenceLosses) -> int:
+    return int(losses.resampled.max()) + 1
+
+
+@dataclass(frozen=True)
+class _Tails:
+    """The share of the resamples that is left out at either end."""
+
+    specialized: float
+    general: float
+    both: float
+
+
+def _tails(specialized: Pairs, general: Pairs | None, level: float) -> _Tails:
+    own = _unit_count(specialized[0][0])
+    other = own if general is None else _unit_count(general[0][0])
+    return _Tails(tail_of(own, level), tail_of(other, level), tail_of(min(own, other), level))
+
+
+def tail_of(count: int, level: float) -> float:
+    """The share of resamples left out at either end, for a central `level` from `count` units.
+
+        Phi(-sqrt(n / (n - 1)) * t),    t the quantile of Student's t with n - 1 degrees of freedom
+
+    A bootstrap of few units is too narrow: it divides by n where n - 1 is due, and knows no more
+    of the spread than they tell. This takes from its tails what brings a normal mean to its level
+    (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
+    Bootstrap", 2015). Close to (1 - level) / 2 for large n.
+    """
+    if count < 2:
+        return 0.0
+    freedom = count - 1
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    # Fisher's expansion of t's quantile: within 2 % of the truth from 4 degrees of freedom on.
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return NormalDist().cdf(-math.sqrt(count / freedom) * t)
+
+
+def _interval(draws: Tensor, tail: float) -> Interval:
     low, high = torch.quantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
     return low, high
-
-
-def _ratio_interval(dg_draws: Tensor, s_draws: Tensor, level: float) -> Interval:
-    """Percentiles of DG/S; unbounded where the interval of S holds zero."""
-    low, high = _interval(s_draws, level)
-    if low <= 0 <= high:
-        return -math.inf, math.inf
-    return _interval(dg_draws / s_draws, level)

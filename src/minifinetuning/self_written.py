@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minifinetuning.cache.fingerprint import weights_identity
+from minifinetuning.data.batches import END_COLUMN
 from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
@@ -34,16 +35,22 @@ _BATCH = 32
 
 
 class SelfWritten(Dataset[Mapping[str, Any]]):
-    """Sequences of `tokens` (n, T), each of which the model wrote from the start token on."""
+    """Sequences of `tokens` (n, T), each of which the model wrote from the start token on.
 
-    def __init__(self, tokens: Tensor) -> None:
-        self.tokens = tokens
+    `end` is the token that closes a document, which the model writes too: it is no text.
+    """
+
+    def __init__(self, tokens: Tensor, end: int | None = None) -> None:
+        self.tokens, self.end = tokens, end
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return {"input_ids": self.tokens[index].long()}
+        tokens = self.tokens[index].long()
+        return {"input_ids": tokens} | (
+            {} if self.end is None else {END_COLUMN: tokens.eq(self.end)}
+        )
 
 
 def self_written(
@@ -65,7 +72,7 @@ def self_written(
     seed gives the same text. The folder `cache` keeps it for the next time that the same model is
     asked for the same. Raises InputError where the model has no more to say.
     """
-    start = start_token_id(tokenizer)
+    start, end = start_token_id(tokenizer), closing_token_id(tokenizer)
     path = None
     if cache is not None:
         asked = [
@@ -78,12 +85,12 @@ def self_written(
         ]
         path = cache / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]}.safetensors"
         if (kept := _kept(path, (sequences, sequence_length))) is not None:
-            return SelfWritten(kept)
+            return SelfWritten(kept, end)
     tokens = _distinct(model, start, sequences, sequence_length, seed, progress)
     if path is not None:
         with replacing(path) as temporary:
             save_file({"tokens": tokens}, temporary)
-    return SelfWritten(tokens)
+    return SelfWritten(tokens, end)
 
 
 def start_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

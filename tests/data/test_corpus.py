@@ -4,6 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from minifinetuning.data import (
+    Marks,
     corpus_from_documents,
     pack_documents,
     read_corpus,
@@ -12,6 +13,8 @@ from minifinetuning.data import (
     tokenize_documents,
 )
 from minifinetuning.errors import InputError
+
+MARKS = Marks(end=0, openings=frozenset({2}))
 
 
 @pytest.fixture
@@ -29,8 +32,10 @@ def test_the_corpus_is_the_documents_split_and_packed(folder, tokenizer):
     )
     tokenized = tokenize_documents(read_documents([folder]).items, tokenizer)
     split = split_documents(tokenized, 2000, 300, 7)
-    assert corpus.train.identity == pack_documents(split.train, 16, 2, eos_token_id=0).identity
-    assert corpus.validation.identity == pack_documents(split.validation, 16, 2).identity
+    assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
+    assert (
+        corpus.validation.identity == pack_documents(split.validation, 16, 2, marks=MARKS).identity
+    )
 
 
 def test_only_as_many_documents_are_tokenized_as_the_budgets_need(tmp_path, tokenizer):
@@ -43,8 +48,10 @@ def test_only_as_many_documents_are_tokenized_as_the_budgets_need(tmp_path, toke
     split = split_documents(
         tokenize_documents(read_documents([source]).items, tokenizer), 1000, 200, 3
     )
-    assert corpus.train.identity == pack_documents(split.train, 16, 2, eos_token_id=0).identity
-    assert corpus.validation.identity == pack_documents(split.validation, 16, 2).identity
+    assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
+    assert (
+        corpus.validation.identity == pack_documents(split.validation, 16, 2, marks=MARKS).identity
+    )
 
 
 def test_validation_alone_is_the_same_validation(folder, tokenizer):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from minifinetuning.data import TokenizedDocument, pack_documents
+from minifinetuning.data import Marks, TokenizedDocument, pack_documents
 from minifinetuning.errors import InputError
 
 EOS, BOS, PAD = 0, 1, 2
+MARKS = Marks(end=EOS, openings=frozenset({BOS}))
 
 
 def documents(*token_lists):
@@ -63,13 +64,60 @@ def test_no_sequence_is_made_of_the_overlapping_token_alone():
 
 
 def test_a_beginning_token_takes_the_place_of_the_separator():
-    packed = pack_documents(documents([BOS, 5, EOS]), 8, PAD, bos_token_id=BOS)
+    packed = pack_documents(documents([BOS, 5, EOS]), 8, PAD, marks=MARKS)
     assert predictions(packed) == [(BOS, 5), (5, EOS)]
 
 
 def test_the_separator_may_be_given_where_the_first_document_was_cut():
-    packed = pack_documents(documents([5, 6]), 8, PAD, eos_token_id=EOS)
+    packed = pack_documents(documents([5, 6]), 8, PAD, marks=MARKS)
     assert predictions(packed) == [(EOS, 5), (5, 6)]
+
+
+def marked(packed):
+    """(document, predicted token, whether it is an end) of each prediction."""
+    return [
+        (document, token, is_end)
+        for item in packed
+        for document, token, is_end in zip(
+            *(item[name][1:].tolist() for name in ("document", "labels", "is_document_end")),
+            strict=True,
+        )
+        if token != -100
+    ]
+
+
+@pytest.mark.parametrize("sequence_length", [2, 3, 5, 8, 50])
+def test_openings_are_not_predicted_and_ends_are_told_apart(sequence_length):
+    packed = pack_documents(
+        documents([BOS, 5, 6, 7, EOS], [BOS, 8, EOS], [BOS, 9]), sequence_length, PAD, marks=MARKS
+    )
+    assert marked(packed) == [
+        *((0, 5, False), (0, 6, False), (0, 7, False), (0, EOS, True)),
+        *((1, 8, False), (1, EOS, True)),
+        (2, 9, False),
+    ]
+
+
+def test_one_token_may_both_open_and_close():
+    marks = Marks(end=EOS)
+    packed = pack_documents(documents([EOS, 5, EOS], [EOS, 6, EOS]), 4, PAD, marks=marks)
+    assert packed.stream.tolist() == [EOS, 5, EOS, EOS, 6, EOS]
+    assert marked(packed) == [(0, 5, False), (0, EOS, True), (1, 6, False), (1, EOS, True)]
+
+
+def test_documents_are_told_apart_where_one_was_cut():
+    packed = pack_documents(documents([5, 6], [7, EOS], [8, 9, EOS]), 4, PAD, marks=MARKS)
+    assert marked(packed) == [
+        *((0, 5, False), (0, 6, False), (1, 7, False), (1, EOS, True)),
+        *((2, 8, False), (2, 9, False), (2, EOS, True)),
+    ]
+
+
+def test_without_marks_all_is_text():
+    packed = pack_documents(documents([BOS, 5, EOS]), 8, PAD)
+    assert [(token, is_end) for _, token, is_end in marked(packed)] == [
+        *((BOS, False), (5, False), (EOS, False)),
+    ]
 
 
 def test_the_identity_follows_content_and_length_alone():
@@ -81,12 +129,16 @@ def test_the_identity_follows_content_and_length_alone():
     assert pack_documents(documents(two, one), 4, PAD).identity != identity
     assert pack_documents(documents(one, two), 5, PAD).identity != identity
     assert pack_documents(documents(one, [8, EOS]), 4, PAD).identity != identity
+    # Labels differ where some tokens open documents.
+    assert pack_documents(documents(one, two), 4, PAD, marks=MARKS).identity != identity
 
 
 def test_batches_of_a_data_loader():
     packed = pack_documents(documents(list(range(3, 30))), 5, PAD)
     batches = list(DataLoader(packed, batch_size=3))
     assert batches[0]["input_ids"].shape == (3, 5)
+    is_end = batches[0].pop("is_document_end")
+    assert is_end.dtype == torch.bool
     assert all(value.dtype == torch.int64 for value in batches[0].values())
     assert sum(len(batch["labels"]) for batch in batches) == len(packed)
 

@@ -2,7 +2,7 @@
 
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import Document, Documents, DocumentStream, read_documents
-from minifinetuning.data.packing import PackedSequences, pack_documents
+from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.reading import corpus_from_documents, read_corpus
 from minifinetuning.data.splits import Split, split_documents, validation_only
 from minifinetuning.data.tokens import TokenizedDocument, token_count, tokenize_documents
@@ -13,6 +13,7 @@ __all__ = [
     "Document",
     "DocumentStream",
     "Documents",
+    "Marks",
     "PackedSequences",
     "Split",
     "TokenizedDocument",

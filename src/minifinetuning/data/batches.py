@@ -1,6 +1,6 @@
 """Sequences to batches: padding, labels, and what a teacher's cache brings along."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,8 @@ from minifinetuning.errors import InputError
 
 __all__ = [
     "LABEL_MASKS",
+    "DOCUMENT_COLUMN",
+    "END_COLUMN",
     "REPLAY_COLUMN",
     "TEACHER_COLUMN",
     "ForeignCollator",
@@ -17,6 +19,7 @@ __all__ = [
     "collate",
     "model_inputs",
     "normalized",
+    "of_predictions",
 ]
 
 TEACHER_COLUMN = "teacher_"
@@ -30,6 +33,13 @@ A plain bool: what a batch is has to be known without waiting for the device.
 
 LABEL_MASKS = ("completion_mask", "assistant_masks")
 """Columns of TRL and of chat templates: 1 where a token is to be learnt, (T,)."""
+
+DOCUMENT_COLUMN, END_COLUMN = "document_number", "is_document_end"
+"""Which document of its text each token of a sequence belongs to, and whether it closes it, (T,).
+
+For scores alone: see `of_predictions`. A text without them is taken as a document a sequence, all
+of which is text.
+"""
 
 _FILLERS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 
@@ -147,12 +157,30 @@ class ForeignCollator:
         return _with_replay(batch, examples)
 
 
+def of_predictions(
+    examples: Sequence[Mapping[str, Any]], first: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Document numbers and ends of the tokens that a batch of (B, T) predicts, each (B, T - 1).
+
+    `first` is the number of the first example in its text, `length` is T.
+    """
+    documents, ends = [], []
+    for number, example in enumerate(examples, start=first):
+        tokens = len(example["input_ids"])
+        own = example.get(DOCUMENT_COLUMN, torch.full((tokens,), number))
+        is_end = example.get(END_COLUMN, torch.zeros(tokens, dtype=torch.bool))
+        documents.append(_padded(torch.as_tensor(own)[1:], length - 1, 0))
+        ends.append(_padded(torch.as_tensor(is_end)[1:], length - 1, 0))
+    return torch.stack(documents), torch.stack(ends)
+
+
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch (or example) as a model takes it: without what is about the loss alone."""
+    own = {REPLAY_COLUMN, DOCUMENT_COLUMN, END_COLUMN}
     return {
         name: value
         for name, value in batch.items()
-        if not name.startswith(TEACHER_COLUMN) and name != REPLAY_COLUMN
+        if not name.startswith(TEACHER_COLUMN) and name not in own
     }
 
 

@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import DocumentStream
-from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.packing import Marks, PackedSequences
 from minifinetuning.data.places import Place
 from minifinetuning.data.tokenizer_identity import tokenizer_identity
 from minifinetuning.files import replacing
@@ -155,6 +156,9 @@ def _packed(corpus: Corpus) -> bytes:
             "summary": asdict(corpus.summary),
             "validation_identities": sorted(corpus.validation_identities),
             "pad_token_id": corpus.validation.pad_token_id,
+            "end": corpus.validation.marks.end,
+            "openings": sorted(corpus.validation.marks.openings),
+            "starts": {name: side.starts.tolist() for name, side in sides.items()},
             "identities": {name: side.identity for name, side in sides.items()},
         }
     )
@@ -171,8 +175,12 @@ def _unpacked(path: Path) -> Corpus:
         record: dict[str, Any] = json.loads(metadata["record"])
         streams = {name: file.get_tensor(name) for name in record["identities"]}
     summary = CorpusSummary(**record["summary"])
+    marks = Marks(record["end"], frozenset(record["openings"]))
+    length, pad = summary.sequence_length, record["pad_token_id"]
     sides = {
-        name: PackedSequences(stream, summary.sequence_length, record["pad_token_id"])
+        name: PackedSequences(
+            stream, length, pad, starts=numpy.array(record["starts"][name]), marks=marks
+        )
         for name, stream in streams.items()
     }
     if {name: side.identity for name, side in sides.items()} != record["identities"]:

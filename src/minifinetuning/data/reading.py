@@ -11,7 +11,12 @@ from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.corpus_cache import cache_entry
 from minifinetuning.data.documents import Document, Documents, DocumentStream
 from minifinetuning.data.front import split_front
-from minifinetuning.data.packing import PackedSequences, pack_documents, require_sequence_length
+from minifinetuning.data.packing import (
+    Marks,
+    PackedSequences,
+    pack_documents,
+    require_sequence_length,
+)
 from minifinetuning.data.places import printable
 from minifinetuning.data.splits import (
     deciding_tokens,
@@ -24,6 +29,7 @@ from minifinetuning.data.tokens import (
     TokenizedDocument,
     closing_token_id,
     document_identity,
+    opening_token_ids,
     tokenized_batches,
 )
 from minifinetuning.errors import InputError
@@ -133,10 +139,9 @@ def corpus_from_documents(
         validation = validation_only(tokenized, validation_tokens, seed)
 
     def packed(side: Sequence[TokenizedDocument]) -> PackedSequences:
-        eos = closing_token_id(tokenizer)
-        pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        bos = tokenizer.bos_token_id
-        return pack_documents(side, sequence_length, pad, eos_token_id=eos, bos_token_id=bos)
+        marks = Marks(closing_token_id(tokenizer), opening_token_ids(tokenizer))
+        pad = marks.end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        return pack_documents(side, sequence_length, pad, marks=marks)
 
     train_sequences = packed(train) if with_train else None
     validation_sequences = packed(validation)

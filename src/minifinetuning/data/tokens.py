@@ -105,6 +105,15 @@ def closing_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return int(eos)
 
 
+def opening_token_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """The special tokens that a tokenizer may put in front of a document: all but EOS and unknown.
+
+    None of them stands for text: text that spells one is encoded as ordinary text.
+    """
+    kept = {tokenizer.eos_token_id, tokenizer.unk_token_id}
+    return frozenset(int(token) for token in tokenizer.all_special_ids if token not in kept)
+
+
 def token_count(value: int | str) -> int:
     """The number of tokens that a budget names: 500000, "500_000", "100k", "0.5M" or "2B".
 
