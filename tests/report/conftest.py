@@ -39,6 +39,10 @@ def result() -> Callable[..., dict[str, Any]]:
                 "degeneralization": [0.1, 0.7],
                 "ratio": [0.0149, 0.1249],
             },
+            "validation": {
+                "specialized": {"documents": 84, "sequences": 196, "tokens": 99_123},
+                "general": {"documents": 61, "sequences": 190, "tokens": 96_040},
+            },
             "forward_kl": 0.0312,
             "step": 40,
             "history": history,
@@ -68,6 +72,7 @@ def result() -> Callable[..., dict[str, Any]]:
             metrics["reference"] |= {"general_perplexity": None}
             metrics["tuned"] |= {"general_perplexity": None}
             metrics["data"] |= {"general": None}
+            metrics["validation"] |= {"general": None}
             for entry in history:
                 del entry["degeneralization"]
         return metrics | changes

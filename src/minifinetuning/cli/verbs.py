@@ -74,7 +74,7 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     from minifinetuning.experiments.run_folder import run_folder
     from minifinetuning.experiments.tau_search import adapt_with_chosen_tau
     from minifinetuning.experiments.texts import read_texts
-    from minifinetuning.report import comparison_table, tau_table
+    from minifinetuning.report import comparison_table, measured_on, tau_table
     from minifinetuning.requirements import require_texts
 
     require_texts(training, general=data.general, replay=data.replay)
@@ -98,6 +98,7 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     if training.tau == AUTO:
         print(tau_table(metrics))
     print(comparison_table({metrics["method"]: metrics}))
+    print(measured_on(metrics))
     print(f"step {metrics['step']} of {metrics['last_step']} was kept in {training.output_dir}")
 
 
@@ -132,7 +133,7 @@ def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
     from minifinetuning.config import ModelConfig
     from minifinetuning.experiments.two_models import compare_models
-    from minifinetuning.report import comparison_table
+    from minifinetuning.report import comparison_table, measured_on
 
     metrics = compare_models(
         ModelConfig(options.model, trust_remote_code=options.trust_remote_code),
@@ -143,6 +144,7 @@ def evaluate(options: Any, data: Any) -> None:
         output=None if options.output is None else Path(options.output),
     )
     print(comparison_table({"tuned": metrics}))
+    print(measured_on(metrics))
 
 
 def blend(options: Any, data: Any) -> None:
@@ -168,14 +170,16 @@ def blend(options: Any, data: Any) -> None:
 def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> None:
     """`mft prepare-reference`."""
     from minifinetuning.experiments.reference import prepare_reference as prepare
+    from minifinetuning.report import validation_extent
 
     metrics = prepare(model, adapter, text, training)
     if training.process_index > 0:
         return
+    extent = validation_extent("general", metrics["validation"]["general"])
     before, after = metrics["reference"], metrics["tuned"]
     print(
         f"general perplexity {before['general_perplexity']:.2f} before, "
-        f"{after['general_perplexity']:.2f} after step {metrics['step']}, "
+        f"{after['general_perplexity']:.2f} after step {metrics['step']} (on {extent}), "
         f"which was kept in {training.output_dir}"
     )
 

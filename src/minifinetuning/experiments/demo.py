@@ -36,6 +36,7 @@ from minifinetuning.models.loading import load_model
 from minifinetuning.report import (
     comparison_table,
     equal_specialization,
+    measured_on,
     save_dynamics,
     save_frontier,
 )
@@ -151,7 +152,7 @@ def _continuations(models: Mapping[str, str], texts: Texts) -> dict[str, str]:
 def _report(
     results: Mapping[str, dict[str, Any]], samples: Mapping[str, str], output: Path
 ) -> None:
-    table = comparison_table(results)
+    table = f"{comparison_table(results)}\n\n{measured_on(results['mft'])}"
     equal = equal_specialization(results["mft"], results["ft"])
     written = "\n".join(f"**{name}** … {text}\n" for name, text in samples.items())
     write_atomically(output / "results.md", f"{table}\n\n{equal}\n\n{written}")

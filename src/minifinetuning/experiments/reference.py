@@ -62,6 +62,7 @@ def _about_general_text(metrics: dict[str, Any]) -> dict[str, Any]:
         "method": "reference",
         **perplexity,
         "history": history,
+        "validation": {"general": metrics["validation"]["specialized"]},
         "data": {"general": metrics["data"]["specialized"]},
         **{name: metrics[name] for name in kept},
     }

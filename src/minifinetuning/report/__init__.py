@@ -6,6 +6,7 @@ Everything here takes the content of `metrics.json`, a plain dict, and needs no 
 from minifinetuning.report.comparison_page import comparison_page
 from minifinetuning.report.difference_table import difference_table
 from minifinetuning.report.equal_gain import equal_specialization
+from minifinetuning.report.extent import measured_on, validation_extent
 from minifinetuning.report.method_table import method_table
 from minifinetuning.report.model_card import model_card
 from minifinetuning.report.pictures import save_dynamics, save_frontier
@@ -20,6 +21,7 @@ __all__ = [
     "comparison_table",
     "difference_table",
     "equal_specialization",
+    "measured_on",
     "method_table",
     "model_card",
     "recommendation",
@@ -27,4 +29,5 @@ __all__ = [
     "save_dynamics",
     "save_frontier",
     "tau_table",
+    "validation_extent",
 ]

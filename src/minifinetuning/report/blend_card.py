@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from minifinetuning.report.extent import measured_on
 from minifinetuning.report.tables import Metrics, comparison_table
 
 __all__ = ["blend_card", "blend_table"]
@@ -26,7 +27,7 @@ def blend_table(metrics: Metrics) -> str:
         for point in metrics["points"]
         if point["coefficient"] > 0
     }
-    return comparison_table(rows)
+    return f"{comparison_table(rows)}\n\n{measured_on(metrics)}"
 
 
 def blend_card(metrics: Metrics) -> str:
@@ -56,8 +57,7 @@ Of the {len(metrics["points"])} points measured along c it has the largest S{amo
 
 S is the relative drop of perplexity on held-out specialized text (higher is better), DG the
 relative rise on general text (lower is better), both against `{reference}` (c = 0); DG/S is what
-each percent of gain has cost. Brackets hold {100 * metrics["intervals"]["level"]:g} % confidence
-intervals.
+each percent of gain has cost.
 
 ## How to load it
 

@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from minifinetuning.report.difference_table import compared_with, difference_columns
+from minifinetuning.report.extent import measured_on
 from minifinetuning.report.line_styles import LineStyle, line_styles
 from minifinetuning.report.method_table import Cell, Column, method_columns
 from minifinetuning.report.ranking import (
@@ -56,6 +57,7 @@ def comparison_page(results: Mapping[str, Metrics], budget: float, title: str) -
         first_method=compared_with(ordered),
         differences=differences,
         difference_rows=_rows(differences),
+        measured_on=measured_on(next(iter(ordered.values()))),
         budget=budget,
         has_general=has_general_text(ordered),
         has_blends=any(map(is_blend, ordered.values())),

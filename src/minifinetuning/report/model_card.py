@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from minifinetuning.report.extent import measured_on
 from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
 from minifinetuning.report.tau_table import tau_table
 
@@ -77,6 +78,7 @@ def model_card(metrics: Metrics) -> str:
         is_self_written=(metrics["data"]["general"] or {}).get("sources") == ["self"],
         tau_table=tau_table(metrics) if "tau_search" in metrics else None,
         result_table=_result_table(metrics),
+        measured_on=measured_on(metrics),
         setting_table=_setting_table(metrics),
         quoted=json.dumps,
     )

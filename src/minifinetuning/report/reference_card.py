@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from minifinetuning.report.extent import validation_extent
 from minifinetuning.report.tables import Metrics
 
 __all__ = ["reference_card"]
@@ -26,7 +27,8 @@ tags:
 `{model}` was lightly finetuned on general text ({sources}: {summary["train_tokens"]:,} tokens,
 learning rate {configuration["learning_rate"]:g}) and the step of least validation perplexity was
 kept: step {metrics["step"]} of {metrics["last_step"]}, perplexity {before:.2f} before and
-{after:.2f} after on {summary["validation_tokens"]:,} held-out tokens.
+{after:.2f} after on {validation_extent("general", metrics["validation"]["general"])},
+held out.
 
 It is where a comparison of finetuning methods starts from: without it the first prose that the
 model is trained on improves its general perplexity, and what a method forgets cannot be seen.

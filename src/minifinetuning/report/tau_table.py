@@ -1,5 +1,6 @@
 """How tau was chosen: the pilot runs, and the check on text that had no part in the choice."""
 
+from minifinetuning.report.extent import measured_on
 from minifinetuning.report.tables import Metrics, markdown_table, percent
 
 __all__ = ["tau_table"]
@@ -23,5 +24,5 @@ def tau_table(metrics: Metrics) -> str:
         f"growth (steps to the power of {search['growth']:.2g}) the full run comes to the budget "
         f"of {search['budget']:g} %. After the full run, on text that had no part in the choice: S "
         f"{percent(held_out, 'specialization')} %, DG {percent(held_out, 'degeneralization')} %, "
-        f"so the budget {kept} there."
+        f"so the budget {kept} there. {measured_on(held_out)}"
     )

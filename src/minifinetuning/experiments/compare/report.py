@@ -8,6 +8,7 @@ from minifinetuning.report import (
     Metrics,
     comparison_page,
     difference_table,
+    measured_on,
     method_table,
     recommendation,
     save_dynamics,
@@ -18,7 +19,7 @@ from minifinetuning.report.ranking import ranked
 __all__ = ["comparison_summary", "write_report"]
 
 _ABOUT_DIFFERENCES = (
-    "Both were taken on the same resamples of the same sequences: where an interval holds no zero, "
+    "Both were taken on the same resamples of the same documents: where an interval holds no zero, "
     "the choice of the validation text does not explain the difference."
 )
 
@@ -28,7 +29,11 @@ def comparison_summary(rows: Mapping[str, Metrics], budget: float) -> str:
 
     Where there are several results, all are held against the first one that was named.
     """
-    parts = [method_table(rows, budget), recommendation(rows, budget)]
+    parts = [
+        method_table(rows, budget),
+        measured_on(next(iter(rows.values()))),
+        recommendation(rows, budget),
+    ]
     differences = difference_table(ranked(rows, budget))
     if differences:
         parts += [differences, _ABOUT_DIFFERENCES]

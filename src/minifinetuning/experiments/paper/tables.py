@@ -7,6 +7,7 @@ from typing import Any
 from minifinetuning.experiments.paper.cells import PaperCell
 from minifinetuning.experiments.paper.plan import stand_in
 from minifinetuning.experiments.paper.published import Published, published_values
+from minifinetuning.report.extent import measured_on
 from minifinetuning.report.tables import markdown_table
 
 __all__ = ["table_reports"]
@@ -28,8 +29,20 @@ def table_reports(
         done = sum(row.cell in results for row in of_table)
         heading = f"Table {number}: {done} of {len(of_table)} rows are done."
         text = [heading + _stand_in_note(number, of_table), "", _table(of_table, results)]
-        reports[number] = "\n".join(text)
+        reports[number] = "\n".join([*text, *_extents(of_table, results)])
     return reports
+
+
+def _extents(
+    rows: Sequence[Published], results: Mapping[PaperCell, Mapping[str, Any]]
+) -> list[str]:
+    """Of how much text the figures of each dataset are, a line for each answer that there is."""
+    said = {
+        f"{row.cell.dataset}: {measured_on(results[row.cell])}"
+        for row in rows
+        if row.cell in results
+    }
+    return ["", *sorted(said)] if said else []
 
 
 def _stand_in_note(number: int, rows: Sequence[Published]) -> str:
