@@ -79,7 +79,7 @@ def marked(packed):
         (document, token, is_end)
         for item in packed
         for document, token, is_end in zip(
-            *(item[name][1:].tolist() for name in ("document", "labels", "is_document_end")),
+            *(item[name][1:].tolist() for name in ("document_number", "labels", "is_document_end")),
             strict=True,
         )
         if token != -100

@@ -9,9 +9,9 @@ from torch import Tensor
 from minifinetuning.errors import InputError
 
 __all__ = [
-    "LABEL_MASKS",
     "DOCUMENT_COLUMN",
     "END_COLUMN",
+    "LABEL_MASKS",
     "REPLAY_COLUMN",
     "TEACHER_COLUMN",
     "ForeignCollator",

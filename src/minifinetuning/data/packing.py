@@ -55,7 +55,7 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
 
     so that with labels shifted inside the loss (the logits at t predict token t + 1) every token
     of the stream but the first is predicted once. An item holds `input_ids`, `attention_mask`,
-    `labels`, `document` (the number of the document that a token belongs to) and
+    `labels`, `document_number` (of the document that a token belongs to) and
     `is_document_end`, each (T,). Openings have the label -100. The last item is padded:
     `pad_token_id`, mask 0 and label -100.
 

@@ -1,0 +1,144 @@
+"""One pair of models has the same figures wherever they are asked for, and they are the truth."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from minifinetuning.cli import main
+from minifinetuning.cli.parsing import parsed
+from minifinetuning.data import read_documents, split_documents, tokenize_documents, validation_only
+from minifinetuning.experiments.compare import compare, comparison_of
+from minifinetuning.experiments.processes import in_this_process
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+LENGTH = 48
+FIGURES = ("reference", "tuned", "specialization", "degeneralization", "ratio", "intervals")
+FIGURES += ("validation", "end_of_document")
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    llama: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: Callable[[int, int], list[str]],
+) -> Path:
+    """`model`, whose tokenizer puts a BOS in front of each document; `data` and `general`."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(
+            tokenizer.backend_tokenizer.to_str()
+        ),
+        eos_token="<eos>",
+        bos_token="<bos>",
+    )
+    llama.resize_token_embeddings(len(tokenizer))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    llama.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name, texts in (
+        ("data", sentences(40, 1)),
+        ("general", [s[::-1] for s in sentences(9, 2)]),
+    ):
+        rows = [json.dumps({"text": text}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def words(folder: Path, verb: str, **options: object) -> list[str]:
+    common: dict[str, object] = {
+        "data": folder / "data.jsonl",
+        "general": folder / "general.jsonl",
+        "sequence_length": LENGTH,
+        "per_device_eval_batch_size": 3,
+    }
+    pairs = (common | options).items()
+    return [verb, *(str(word) for name, value in pairs for word in (f"--{name}", value))]
+
+
+def training(folder: Path, output: str) -> dict[str, object]:
+    return {
+        "model": folder / "model",
+        "output_dir": folder / output,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 3e-3,
+        "eval_steps": 3,
+        "teacher_cache": "hidden",
+    }
+
+
+def stream_of(documents: list[Any]) -> Iterator[tuple[int, int]]:
+    """(token, document) of all documents, one behind the other."""
+    for number, document in enumerate(documents):
+        for token in document.token_ids.tolist():
+            yield token, number
+
+
+def true_perplexity(model: Any, documents: list[Any], bos: int, eos: int) -> float:
+    """exp of the mean over text positions, from transformers' own logits in float64."""
+    stream = list(stream_of(documents))
+    nats, count = 0.0, 0
+    for start in range(0, len(stream) - 1, LENGTH - 1):
+        tokens = torch.tensor([token for token, _ in stream[start : start + LENGTH]])
+        with torch.no_grad():
+            predicted = model(input_ids=tokens[None]).logits[0].log_softmax(1)
+        for place in range(1, len(tokens)):
+            if tokens[place] not in (bos, eos):
+                nats -= float(predicted[place - 1, tokens[place]])
+                count += 1
+    return math.exp(nats / count)
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No autocast, whose rounding would be the largest difference from the truth."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+
+
+@pytest.mark.usefixtures("float32")
+def test_every_verb_gives_the_figures_that_transformers_gives(folder: Path) -> None:
+    options = training(folder, "adapted")
+    assert main(words(folder, "train", **options, save_steps=3)) == 0
+    trained = json.loads((folder / "adapted/metrics.json").read_text())
+    assert trained["specialization"] > 1
+
+    pair = {"reference": folder / "model", "output": folder / "evaluated.json"}
+    assert main(words(folder, "evaluate", model=folder / "adapted", **pair)) == 0
+    evaluated = json.loads((folder / "evaluated.json").read_text())
+
+    pair = {"reference": folder / "model", "tuned": folder / "adapted"}
+    line = words(folder, "blend", **pair, output_dir=folder / "blended", coefficients=1)
+    assert main(line) == 0
+    blended = json.loads((folder / "blended/metrics.json").read_text())["points"][-1]
+    assert blended["coefficient"] == 1
+
+    model, chosen, data, config = parsed("compare", words(folder, "compare", **options)[1:])
+    comparison = comparison_of(model, data, config, methods="mft", seeds=chosen.seeds)
+    (compared,) = compare(comparison, executor=in_this_process).values()
+
+    for other in (evaluated, blended, compared):
+        assert {name: other[name] for name in FIGURES} == {name: trained[name] for name in FIGURES}
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    special = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for name, source in (("specialized", "data.jsonl"), ("general", "general.jsonl")):
+        documents = tokenize_documents(read_documents([str(folder / source)]).items, tokenizer)
+        held_out = validation_only(documents)
+        for side, place in (("reference", "model"), ("tuned", "adapted")):
+            weights = AutoModelForCausalLM.from_pretrained(folder / place, dtype=torch.float64)
+            true = true_perplexity(weights.eval(), held_out, *special)
+            assert trained[side][f"{name}_perplexity"] == pytest.approx(true, rel=1e-6)
+    assert split_documents(documents).validation == held_out
