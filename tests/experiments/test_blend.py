@@ -120,15 +120,18 @@ def run(folders, output, tuned="tuned", reference="reference", **changes):
 
 
 def plain_perplexity(model, file, tokenizer):
-    """On the same validation sequences, one at a time, from transformers' own logits."""
+    """On text positions of the same validation, one sequence at a time, from transformers' logits."""
     validation = read_corpus([str(file)], tokenizer, sequence_length=64).validation
     losses, tokens = 0.0, 0
     for row in (validation[index] for index in range(len(validation))):
         sequence = row["input_ids"][row["attention_mask"].bool()]
         with torch.no_grad():
             logits = model.eval()(sequence[None]).logits[0, :-1].double()
-        losses += float(torch.nn.functional.cross_entropy(logits, sequence[1:], reduction="sum"))
-        tokens += len(sequence) - 1
+        text = sequence[1:] != tokenizer.eos_token_id
+        losses += float(
+            torch.nn.functional.cross_entropy(logits[text], sequence[1:][text], reduction="sum")
+        )
+        tokens += int(text.sum())
     return float(torch.tensor(losses / tokens).exp())
 
 
