@@ -120,7 +120,7 @@ def run(folders, output, tuned="tuned", reference="reference", **changes):
 
 
 def plain_perplexity(model, file, tokenizer):
-    """On text positions of the same validation, one sequence at a time, from transformers' logits."""
+    """On text positions of the validation, one sequence at a time, from transformers' logits."""
     validation = read_corpus([str(file)], tokenizer, sequence_length=64).validation
     losses, tokens = 0.0, 0
     for row in (validation[index] for index in range(len(validation))):
