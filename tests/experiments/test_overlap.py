@@ -59,6 +59,9 @@ def test_outputs_beside_the_inputs_are_fine(place):
     require_apart(place / "out", options, place / "run.yaml")
     require_apart(place / "texts-out", options)
     require_apart(place / "texts" / ".." / "new", options)
+    options = {"model": "owner/name", "data": ["owner/set"], "teacher_cache": "hidden"}
+    require_apart(Path("."), options)
+    require_apart(Path("owner/name"), options)
 
 
 def test_the_file_of_options_is_an_input(place):

@@ -115,7 +115,7 @@ def require_known(requested: str) -> None:
 
     A word without a slash that names no folder is more likely a misspelt choice.
     """
-    if requested == "none" or _is_choice(requested) or "/" in requested:
+    if requested == "none" or is_choice(requested) or "/" in requested:
         return
     if not requested.startswith(("~", ".")) and not Path(requested).is_dir():
         raise InputError(
@@ -124,7 +124,8 @@ def require_known(requested: str) -> None:
         )
 
 
-def _is_choice(requested: str) -> bool:
+def is_choice(requested: str) -> bool:
+    """Whether a value of `--teacher_cache` names what is cached, not a folder."""
     return requested in ("auto", HIDDEN, EXPECTED)
 
 
@@ -132,7 +133,7 @@ def _kind(requested: str, obstacle: str | None) -> tuple[str, str]:
     """The kind of cache, and why."""
     if requested == HIDDEN:
         return HIDDEN, "--teacher_cache hidden"
-    found = None if _is_choice(requested) else stored_fingerprint(Path(requested).expanduser())
+    found = None if is_choice(requested) else stored_fingerprint(Path(requested).expanduser())
     if found is None:
         if obstacle:
             return HIDDEN, f"not expected embeddings: {obstacle}"
@@ -187,7 +188,7 @@ def _precision(model: PreTrainedModel | PeftModel, autocast: Autocast) -> tuple[
 
 
 def _folder(requested: str, number: int, name: str, contents: Contents) -> Path:
-    if _is_choice(requested):
+    if is_choice(requested):
         return cache_folder() / "teachers" / contents.fingerprint.key[:16]
     folder = Path(requested).expanduser()
     return folder / name if number else folder

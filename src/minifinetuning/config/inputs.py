@@ -17,10 +17,11 @@ class ModelConfig:
     _argument_group_name: ClassVar[str] = "model"
 
     model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
-    dtype: str = field(
-        default="float32",
+    dtype: str | None = field(
+        default=None,
         metadata={
-            "help": "The dtype that the weights are held in: float32, bfloat16, float16, auto."
+            "help": "What weights are held and written in: float32, bfloat16, float16 or auto; "
+            "else held in float32, and written as the model's were."
         },
     )
     trust_remote_code: bool = field(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from minifinetuning.callbacks import Stopwatch
@@ -13,12 +14,13 @@ from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, comparison
 from minifinetuning.experiments.provenance import device_name, versions
+from minifinetuning.experiments.rounding import rounded
 from minifinetuning.experiments.run_folder import begin_run, published, run_folder
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
-from minifinetuning.models.loading import is_adapter, load_model
+from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
 from minifinetuning.models.saving import save_model
 from minifinetuning.report import model_card
 from minifinetuning.trainer import MFTTrainer
@@ -59,7 +61,8 @@ def adapt(
     """
     with run_folder(training, model):
         trainer, metrics = trained(model, adapter, texts, training, reference=reference)
-        publish_result(trainer, metrics, model_card(metrics))
+        metrics, dtype = rounded(trainer, metrics, model)
+        publish_result(trainer, metrics, model_card(metrics), dtype)
     _warn_of_unprepared_reference(metrics)
     assert trainer.reference is not None
     return Adaptation(metrics, trainer.reference)
@@ -124,7 +127,8 @@ def _metrics(
     assert trainer.reference is not None
     training = trainer.args
     method = f"{adapter.adapter}+{training.objective}" if adapter.adapter else training.objective
-    configuration = {"model": model.model, "dtype": model.dtype, **training.summary()}
+    held_in = model.dtype or HELD_IN
+    configuration = {"model": model.model, "dtype": held_in, **training.summary()}
     if adapter.adapter:
         configuration |= {"adapter": adapter.adapter, "rank": adapter.rank}
     return {
@@ -172,13 +176,18 @@ def _tokens_per_second(
     return tokens / stopwatch.seconds if tokens else None
 
 
-def publish_result(trainer: MFTTrainer, metrics: dict[str, Any], card: str) -> None:
-    """Write model, tokenizer, card and metrics.json, all of them or none."""
+def publish_result(
+    trainer: MFTTrainer, metrics: dict[str, Any], card: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write model, tokenizer, card and metrics.json, all of them or none.
+
+    `dtype` is what the weights are written in, where they are held in another.
+    """
     if not trainer.is_world_process_zero():
         return
     with published(Path(str(trainer.args.output_dir))) as staged:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, staged, trainer.processing_class)
+        save_model(model, staged, trainer.processing_class, dtype=dtype)
         write_atomically(staged / "README.md", card)
         write_atomically(staged / "metrics.json", metrics)
 

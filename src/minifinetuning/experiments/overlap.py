@@ -1,14 +1,14 @@
 """What a run writes may not be, hold or lie in what it reads."""
 
 import glob
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from minifinetuning.cache.plan import is_choice
 from minifinetuning.errors import InputError
+from minifinetuning.models.loading import adapter_base
 
 __all__ = ["require_apart", "require_outside"]
 
@@ -63,27 +63,24 @@ def _inputs(options: tuple[object, ...]) -> Iterator[tuple[str, Path]]:
         for name in _INPUT_OPTIONS:
             value = fields.get(name) or []
             for source in value if isinstance(value, list) else [value]:
-                for path in _paths(str(source)):
+                for path in _cache(str(source)) if name == "teacher_cache" else _paths(str(source)):
                     yield f"--{name} {source}", path
-                    if (base := _base_of_adapter(path)) is not None:
-                        yield f"the base model {base} of --{name}", base
+                    with suppress(InputError):
+                        if (base := adapter_base(str(path))) is not None:
+                            yield f"the base model {base} of --{name}", Path(base)
 
 
 def _paths(source: str) -> list[Path]:
-    """The path, or what a pattern matches. A name of the hub is a path that is not there."""
+    """The path, or what a pattern matches; nothing for a name of the hub, or what is not there."""
     path = os.path.expanduser(source)
-    if not os.path.exists(path) and re.search(r"[*?[]", path):
-        return [Path(match) for match in glob.iglob(path, recursive=True)]
-    return [Path(path)]
+    if os.path.lexists(path):
+        return [Path(path)]
+    return [Path(match) for match in glob.iglob(path, recursive=True)]
 
 
-def _base_of_adapter(folder: Path) -> Path | None:
-    """The folder of the base model, where an adapter lies in this one."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = Path(content["base_model_name_or_path"]).expanduser()
-        return base if base.is_dir() else None
-    return None
+def _cache(named: str) -> list[Path]:
+    """The folder of a teacher's cache, which may still have to be made."""
+    return [] if named == "none" or is_choice(named) else [Path(named).expanduser()]
 
 
 def _lineage(path: Path) -> list[object]:

@@ -15,6 +15,7 @@ from minifinetuning.experiments.adaptation import (
     publish_result,
     trained,
 )
+from minifinetuning.experiments.rounding import rounded
 from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.report import reference_card
@@ -36,11 +37,12 @@ def prepare_reference(
         texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
         stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
         trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
-        metrics = _about_general_text(metrics)
         if isinstance(trainer.model, PeftModel):
             # Adapters of their own are trained on a reference.
             trainer.model = trainer.model.merge_and_unload()
-        publish_result(trainer, metrics, reference_card(metrics))
+        metrics, dtype = rounded(trainer, metrics, model)
+        metrics = _about_general_text(metrics)
+        publish_result(trainer, metrics, reference_card(metrics), dtype)
     return metrics
 
 

@@ -16,6 +16,7 @@ from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
 from minifinetuning.experiments.adaptation import publish_result, trained
+from minifinetuning.experiments.rounding import rounded
 from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.models.loading import load_model
@@ -84,6 +85,7 @@ def _adapted(
     full = type(training)(**options, output_dir=training.output_dir)
     before = _starting_scores(model, second, full)
     trainer, metrics = trained(model, adapter, selecting, full, reference=pilot.reference)
+    metrics, dtype = rounded(trainer, metrics, model)
     metrics["tau_search"] = {
         "budget": budget,
         "tau": tau,
@@ -93,7 +95,7 @@ def _adapted(
         "pilots": [vars(found) for found in pilots],
         "held_out": comparison(before, trainer.scores(second)),
     }
-    publish_result(trainer, metrics, model_card(metrics))
+    publish_result(trainer, metrics, model_card(metrics), dtype)
     return metrics
 
 

@@ -24,7 +24,9 @@ from minifinetuning.errors import InputError
 from minifinetuning.models.merging import attached, changes_head, merged
 
 __all__ = [
+    "HELD_IN",
     "LOADING_ERRORS",
+    "adapter_base",
     "is_adapter",
     "load_as_trained",
     "load_model",
@@ -32,6 +34,9 @@ __all__ = [
     "merged",
     "model_limit",
 ]
+
+HELD_IN = "float32"
+"""The dtype of weights where nothing is said."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,16 +54,17 @@ LOADING_ERRORS = (
 
 
 def load_model(
-    name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False
+    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The causal language model at a folder, a `.gguf` file or a hub id, ready to be trained.
 
     Safetensors in one file or many, in any dtype; GGUF, which is de-quantised; and a folder that
     holds a PEFT adapter, which is merged into its base model. `dtype` is what the weights are held
-    in; "auto" is the checkpoint's own. Raises InputError where nothing there can be loaded.
+    in, float32 where nothing is said; "auto" is the checkpoint's own. Raises InputError where
+    nothing there can be loaded.
     """
     with _refusing(name_or_path):
-        base = _adapter_base(name_or_path)
+        base = adapter_base(name_or_path)
         if base is None:
             return _whole_model(name_or_path, dtype, trust_remote_code)
         model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -66,7 +72,7 @@ def load_model(
 
 
 def load_as_trained(
-    name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False
+    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel | PeftModel:
     """The model at a place to be measured: an adapter stays beside its base model.
 
@@ -74,7 +80,7 @@ def load_as_trained(
     output head, which has to be one layer, is merged. Raises InputError as `load_model` does.
     """
     with _refusing(name_or_path):
-        base = _adapter_base(name_or_path)
+        base = adapter_base(name_or_path)
         if base is None:
             return _whole_model(name_or_path, dtype, trust_remote_code)
         folder = Path(name_or_path).expanduser()
@@ -85,7 +91,8 @@ def load_as_trained(
         return merged(adapted.unload(), folder)
 
 
-def _whole_model(name_or_path: str, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+def _whole_model(name_or_path: str, dtype: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    dtype = dtype or HELD_IN
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
     location = _location(name_or_path)
@@ -121,7 +128,7 @@ def load_tokenizer(
     An adapter's is that of its base model where its folder brings none. Raises InputError where
     there is none.
     """
-    base = _adapter_base(name_or_path)
+    base = adapter_base(name_or_path)
     if base is not None and not any(Path(name_or_path).expanduser().glob("*token*")):
         return load_tokenizer(base, trust_remote_code=trust_remote_code)
     location = _location(name_or_path)
@@ -145,7 +152,7 @@ def load_tokenizer(
 
 def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
     """The most tokens of a sequence that the model at this place was made for, if it says so."""
-    location = _location(_adapter_base(name_or_path) or name_or_path)
+    location = _location(adapter_base(name_or_path) or name_or_path)
     try:
         config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
@@ -161,7 +168,7 @@ def is_adapter(name_or_path: str) -> bool:
     return (Path(name_or_path).expanduser() / "adapter_config.json").is_file()
 
 
-def _adapter_base(name_or_path: str) -> str | None:
+def adapter_base(name_or_path: str) -> str | None:
     """The base model of the PEFT adapter in this folder; None where there is no adapter."""
     if not is_adapter(name_or_path):
         return None

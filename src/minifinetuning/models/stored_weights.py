@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from minifinetuning.errors import InputError
 
-__all__ = ["StoredWeights", "model_folder", "stored_names"]
+__all__ = ["StoredWeights", "model_folder", "stored_dtype", "stored_names"]
 
 _INDEX = "safetensors.index.json"
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -56,6 +57,25 @@ def model_folder(name_or_path: str) -> Path:
             f"{name_or_path} is no model folder, and no model of the hub that can be had now: "
             "give a folder that save_pretrained wrote"
         ) from error
+
+
+def stored_dtype(name_or_path: str) -> torch.dtype | None:
+    """The float that the weights of a model lie in: the narrowest that holds all of them as is.
+
+    None where that cannot be said, as of a GGUF, whose weights are quantised.
+    """
+    try:
+        folder = model_folder(name_or_path)
+    except InputError:
+        return None
+    with suppress(InputError):
+        return StoredWeights(folder).dtype
+    # Pickled weights, or such as need scales: the configuration knows.
+    with suppress(OSError, ValueError, AttributeError):
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = settings.get("dtype") or settings.get("torch_dtype")
+        return next((each for each in _FLOATS.values() if str(each) == f"torch.{named}"), None)
+    return None
 
 
 class StoredWeights(Mapping[str, Tensor]):
