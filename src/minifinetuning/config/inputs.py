@@ -33,7 +33,8 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        _require_choice("dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
+        if self.dtype is not None:
+            _require_choice("dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
 
 
 @dataclass
