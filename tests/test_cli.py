@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -406,6 +407,21 @@ def test_an_impossible_output_is_known_before_anything_is_read(
     (tmp_path / "file").touch()
     assert main(command(Path("/no/such/model"), texts, tmp_path / output)) == 2
     assert "--output_dir" in sentence_of(capsys.readouterr().err)
+
+
+def test_a_full_disk_is_known_before_the_texts_are_read(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    size = (model_folder / "model.safetensors").stat().st_size
+    free = SimpleNamespace(free=2 * size - 1)
+    monkeypatch.setattr("minifinetuning.experiments.full_disk.disk_usage", lambda _: free)
+    assert main(command(model_folder, texts, tmp_path / "out", data="/no/such/text")) == 2
+    assert "or more, and its disk has" in sentence_of(capsys.readouterr().err)
+    # An adapter is small, and here another sentence comes first.
+    words = command(model_folder, texts, tmp_path / "out", data="/no/such/text", adapter="lora")
+    assert main(words) == 2
+    assert "/no/such/text" in sentence_of(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,18 @@ def test_shipped_adapter_fits_the_model_that_it_is_for() -> None:
         assert weight.shape == shape
     assert not any(weight.isnan().any() for weight in weights.values())
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [("results.md", r"holds results\.md, which no run wrote"), ("ft", "holds ft, which no run")],
+)
+def test_files_of_the_user_are_not_replaced(
+    tiny_demo: Path, tmp_path: Path, taken: str, said: str
+) -> None:
+    (tmp_path / "mine" / taken).mkdir(parents=True)
+    with pytest.raises(InputError, match=said):
+        demo.run_demo(tmp_path / "mine", steps=4)
+    with pytest.raises(InputError, match="holds --model"):
+        demo.run_demo(tmp_path, steps=4, model=str(tiny_demo))
+    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / taken]

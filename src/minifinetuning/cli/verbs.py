@@ -78,7 +78,7 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     from minifinetuning.requirements import require_texts
 
     require_texts(training, general=data.general, replay=data.replay)
-    with run_folder(training, model, data, training):
+    with run_folder(training, model, adapter, data, training):
         texts = read_texts(
             model,
             data,

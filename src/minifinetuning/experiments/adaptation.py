@@ -59,7 +59,7 @@ def adapt(
     Raises InputError before training starts where the run cannot be, TrainingDivergedError where
     the loss stops being finite.
     """
-    with run_folder(training, model):
+    with run_folder(training, model, adapter):
         trainer, metrics = trained(model, adapter, texts, training, reference=reference)
         metrics, dtype = rounded(trainer, metrics, model)
         publish_result(trainer, metrics, model_card(metrics), dtype)

@@ -30,6 +30,7 @@ from minifinetuning.experiments.demo_model import (
     prepared_reference,
     shipped_reference,
 )
+from minifinetuning.experiments.run_folder import report_folder
 from minifinetuning.experiments.texts import Texts, read_texts
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.loading import load_model
@@ -48,6 +49,10 @@ TRAIN_TOKENS, VALIDATION_TOKENS = "41k", "12k"
 SEQUENCE_LENGTH = 512
 SEQUENCES_A_STEP = 2
 OBJECTIVES = ("ft", "mft")
+_WRITTEN = ("results.md", "frontier.png", "dynamics.png", "reference", *OBJECTIVES)
+_OLDER = ("*/metrics.json", "full_configuration")
+"""What the demo writes, and what tells the folder of one of before version 0.2."""
+
 PROMPT_TOKENS, CONTINUATION_TOKENS = 32, 48
 
 
@@ -67,6 +72,13 @@ def run_demo(
     """
     if steps < 4:
         raise InputError(f"--steps must be at least 4, got {steps}")
+    with report_folder(output, _WRITTEN, {"data": data, "model": model}, older=_OLDER):
+        return _demonstrated(output, data, model, prepare, steps)
+
+
+def _demonstrated(
+    output: Path, data: list[str] | None, model: str | None, prepare: bool, steps: int
+) -> dict[str, dict[str, Any]]:
     cache = cache_folder()
     general = [str(wikipedia_texts(cache))]
     specialized = data or [str(medline_texts(cache))]

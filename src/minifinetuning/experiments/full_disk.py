@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
 
+from minifinetuning.cache.contents import format_bytes
 from minifinetuning.errors import InputError
 
-__all__ = ["naming_what_fails", "not_writable"]
+__all__ = ["naming_what_fails", "not_writable", "require_space"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (
@@ -20,6 +22,17 @@ _WORDS_OF_NO_SPACE = (
     *("No space left on device", "Disk quota exceeded", "File too large"),
     "PytorchStreamWriter failed writing file",
 )
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise InputError where the disk of `folder` has fewer bytes free than will be needed."""
+    free = disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"--output_dir {folder}: what will be written there takes {format_bytes(needed)} or "
+            f"more, and its disk has {format_bytes(free)} free: free some, or name a folder on "
+            "another disk"
+        )
 
 
 @contextmanager

@@ -15,7 +15,11 @@ from tempfile import NamedTemporaryFile
 from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import MFTConfig
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.full_disk import naming_what_fails, not_writable
+from minifinetuning.experiments.full_disk import (
+    naming_what_fails,
+    not_writable,
+    require_space,
+)
 from minifinetuning.experiments.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
 from minifinetuning.experiments.overlap import require_apart, require_outside
 from minifinetuning.files import LOCK, locked
@@ -67,6 +71,7 @@ def run_folder(training: MFTConfig, *options: object) -> Iterator[None]:
             _require_own(folder, [path.name for path in checkpoints if not is_by_a_run(path)])
         if str(resume).lower() in ("true", "yes", "1", "last"):
             require_checkpoint(folder)
+        require_space(folder, _least_bytes(training, options) - _bytes_to_be_freed(folder, resume))
         yield
 
 
@@ -195,6 +200,26 @@ def _set_aside(path: Path) -> None:
         number += 1
     os.replace(path, kept)
     logger.warning("%s was not written by a run: it is kept as %s", path, kept.name)
+
+
+def _least_bytes(training: MFTConfig, options: tuple[object, ...]) -> int:
+    """What a run of a whole model will at least write, where the model lies here.
+
+    The result, and the starting weights as the first checkpoint.
+    """
+    fields = {name: value for each in options for name, value in vars(each).items()}
+    place = Path(str(fields.get("model"))).expanduser()
+    if fields.get("adapter") or fields.get("dtype") or not place.is_dir():
+        return 0
+    stored = sum(path.stat().st_size for path in place.glob("model*.safetensors"))
+    is_new = training.load_best_model_at_end and not training.resume_from_checkpoint
+    return 2 * stored if is_new else stored
+
+
+def _bytes_to_be_freed(folder: Path, resume: str | None) -> int:
+    checkpoints = [] if resume else folder.glob("checkpoint-*")
+    files = (path for checkpoint in checkpoints for path in checkpoint.rglob("*"))
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _require_empty(folder: Path, advice: str) -> None:

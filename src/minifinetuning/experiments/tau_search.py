@@ -58,7 +58,7 @@ def adapt_with_chosen_tau(
     content of metrics.json, which says what was tried as `tau_search`. Raises InputError where no
     tau keeps within the budget.
     """
-    with run_folder(training, model):
+    with run_folder(training, model, adapter):
         return _adapted(model, adapter, texts, training)
 
 
