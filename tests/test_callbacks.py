@@ -18,6 +18,7 @@ from minifinetuning.callbacks import (
     within_budget,
 )
 from minifinetuning.data.mixing import MixedOrder, Mixture
+from minifinetuning.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,30 @@ def test_a_broken_budget_or_a_reached_target_stops_the_run(limits, metrics, reas
         assert budget.reason.startswith(reason)
 
 
-def test_the_starting_weights_are_the_first_candidate(tmp_path):
+def arguments(folder, metric="eval_loss", keeps_best=True):
+    return SimpleNamespace(
+        load_best_model_at_end=keeps_best, output_dir=str(folder), metric_for_best_model=metric
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("eval_loss", 12.5), ("specialization", 0.0), ("eval_ratio", None)],
+)
+def test_the_starting_weights_are_the_first_candidate_by_any_metric(tmp_path, metric, value):
     saved = []
     state = TrainerState()
-    args = SimpleNamespace(load_best_model_at_end=True, output_dir=str(tmp_path))
-    StartingPoint(saved.append, lambda: 12.5).on_train_begin(args, state, TrainerControl())
+    start = StartingPoint(saved.append, lambda: {"eval_loss": 12.5, "eval_specialization": 0.0})
+    start.on_train_begin(arguments(tmp_path, metric), state, TrainerControl())
     assert saved == [tmp_path / "checkpoint-0"]
-    assert state.best_metric == 12.5
+    assert state.best_metric == value
     assert state.best_model_checkpoint == str(tmp_path / "checkpoint-0")
+
+
+def test_a_metric_that_no_evaluation_has_is_refused_before_training(tmp_path):
+    start = StartingPoint(lambda folder: None, lambda: {"eval_loss": 1.0, "eval_general": 2.0})
+    with pytest.raises(InputError, match="eval_los is no metric of this run: did you mean eval_lo"):
+        start.on_train_begin(arguments(tmp_path, "eval_los"), TrainerState(), TrainerControl())
 
 
 @pytest.mark.parametrize(
@@ -78,8 +95,9 @@ def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(
 ):
     saved = []
     state = TrainerState(global_step=step, best_metric=best)
-    args = SimpleNamespace(load_best_model_at_end=keeps_best, output_dir=str(tmp_path))
-    StartingPoint(saved.append, lambda: 12.5).on_train_begin(args, state, TrainerControl())
+    args = arguments(tmp_path, keeps_best=keeps_best)
+    start = StartingPoint(saved.append, lambda: {"eval_loss": 12.5})
+    start.on_train_begin(args, state, TrainerControl())
     assert saved == []
     assert state.best_metric == best
     assert state.best_model_checkpoint is None

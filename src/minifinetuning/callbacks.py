@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from transformers import (
     TrainingArguments,
 )
 
+from minifinetuning.errors import InputError, did_you_mean
+
 __all__ = [
     "Budget",
     "ProgressLine",
     "SamplerEpoch",
     "StartingPoint",
     "Stopwatch",
+    "metric_name",
     "within_budget",
 ]
 
@@ -47,6 +50,12 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         self.target_specialization = target_specialization
         self.reason: str | None = None
 
+    def reaches_target(self, values: Mapping[str, float]) -> bool:
+        """Whether S, `values["specialization"]` in %, is what the run was to gain."""
+        gained = values.get("specialization")
+        target = self.target_specialization
+        return target is not None and gained is not None and gained >= target
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -58,9 +67,10 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         metrics = metrics or {}
         lost = metrics.get("eval_degeneralization")
         gained = metrics.get("eval_specialization")
+        values = {} if gained is None else {"specialization": gained}
         if not within_budget(lost, self.max_degeneralization):
             self.reason = f"DG {lost:.2f} % is above the budget of {self.max_degeneralization} %"
-        elif self.target_specialization and gained and gained >= self.target_specialization:
+        elif self.reaches_target(values):
             self.reason = (
                 f"S {gained:.2f} % has reached the target of {self.target_specialization} %"
             )
@@ -70,23 +80,39 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = True
 
 
+def metric_name(args: TrainingArguments) -> str:
+    """The metric that the best step is chosen by, by the name that evaluations give it."""
+    name = str(args.metric_for_best_model)
+    return name if name.startswith("eval_") else f"eval_{name}"
+
+
 class StartingPoint(TrainerCallback):  # type: ignore[misc]
     """Makes step 0 a candidate for the best checkpoint: training that only hurts changes nothing.
 
-    `save` writes the starting weights into a folder, `perplexity` gives theirs on specialized text.
+    `save` writes the starting weights into a folder, `metrics` gives what an evaluation of them
+    would say. A metric without a value there, such as DG/S, makes any later step the better one.
     """
 
-    def __init__(self, save: Callable[[Path], None], perplexity: Callable[[], float]) -> None:
-        self.save, self.perplexity = save, perplexity
+    def __init__(
+        self, save: Callable[[Path], None], metrics: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self.save, self.metrics = save, metrics
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not args.load_best_model_at_end or state.global_step > 0:
             return
+        metrics, name = self.metrics(), metric_name(args)
+        if metrics and name not in {*metrics, "eval_ratio"}:
+            raise InputError(
+                f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run"
+                f"{did_you_mean(name, metrics)}"
+            )
         folder = Path(str(args.output_dir)) / "checkpoint-0"
         self.save(folder)
-        state.best_metric = self.perplexity()
+        value = metrics.get(name, math.nan)
+        state.best_metric = None if math.isnan(value) else value
         state.best_model_checkpoint = str(folder)
 
 

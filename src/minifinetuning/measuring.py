@@ -19,10 +19,11 @@ from minifinetuning.callbacks import (
     ProgressLine,
     SamplerEpoch,
     StartingPoint,
+    metric_name,
     within_budget,
 )
 from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
-from minifinetuning.config import MFTConfig
+from minifinetuning.config import SELECTION, MFTConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED, TextScores, measurements, text_scores
@@ -57,7 +58,7 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
         texts = named_texts(eval_dataset)
         require_measurable(args, with_general=texts is not None and GENERAL in texts)
         self.budget = Budget(args.max_degeneralization, args.target_specialization)
-        start = StartingPoint(self._save_starting_weights, self._reference_perplexity)
+        start = StartingPoint(self._save_starting_weights, self._starting_metrics)
         super().__init__(
             model=model,
             args=args,
@@ -95,6 +96,7 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
             self.reference = self.reference or scores
             self.scores_by_step[self.state.global_step] = scores
         values = self._measured(scores, self.reference if own else None)
+        self._save_where_target_is_reached(values)
         values["runtime"] = time.perf_counter() - start
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self._require_finite(values["loss"])
@@ -102,7 +104,7 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        return metrics
+        return self._comparable(metrics) if own else metrics
 
     def scores(self, texts: Any = None) -> dict[str, TextScores]:
         """The model as it is now on each validation text, sequence by sequence."""
@@ -156,15 +158,40 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
         values = measurements(scores, reference)
         if "specialization" in values:
             lost = values.get("degeneralization")
-            eligible = within_budget(lost, self.args.max_degeneralization) and self._is_saved()
+            eligible = within_budget(lost, self.args.max_degeneralization)
+            # One that reached the target is saved for that.
+            eligible = eligible and (self._is_saved() or self.budget.reaches_target(values))
             perplexity = values[f"{SPECIALIZED}_perplexity"]
             values["selection_perplexity"] = perplexity if eligible else math.inf
         return values
 
     def _is_saved(self) -> bool:
         """Whether a checkpoint follows this evaluation: a step that is not saved cannot be kept."""
-        by_steps = self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
-        return not (self.is_in_train and by_steps) or self.control.should_save
+        return not (self.is_in_train and self._saves_by_steps) or self.control.should_save
+
+    @property
+    def _saves_by_steps(self) -> bool:
+        return self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
+
+    def _save_where_target_is_reached(self, values: dict[str, float]) -> None:
+        """The step that a run stops at for its gain is the one that was asked for."""
+        if self.is_in_train and self._saves_by_steps and self.budget.reaches_target(values):
+            self.control.should_save = True
+
+    def _comparable(self, metrics: dict[str, float]) -> dict[str, float]:
+        """For the choice of the best step: nan, which is never better, where it cannot be kept."""
+        chosen = metric_name(self.args)
+        if self._is_saved() and chosen in metrics:
+            return metrics
+        return {**metrics, chosen: math.nan} if chosen != SELECTION else metrics
+
+    def _starting_metrics(self) -> dict[str, float]:
+        """Those of step 0, which is saved whatever --save_steps says; none without a reference."""
+        if self.reference is None:
+            return {}
+        values = measurements(self.reference, self.reference)
+        values["selection_perplexity"] = values[f"{SPECIALIZED}_perplexity"]
+        return {f"eval_{name}": value for name, value in values.items()}
 
     def train(
         self,
@@ -217,9 +244,6 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
 
     def _save_starting_weights(self, folder: Path) -> None:
         self.save_model(str(folder))
-
-    def _reference_perplexity(self) -> float:
-        return math.inf if self.reference is None else self.reference[SPECIALIZED].perplexity
 
     def _require_finite(self, loss: float) -> None:
         if math.isfinite(loss):

@@ -8,10 +8,11 @@ from minifinetuning.config.inputs import (
     TextConfig,
 )
 from minifinetuning.config.runs import CacheConfig, ComparisonConfig, ReferenceConfig
-from minifinetuning.config.training import AUTO, MFTConfig, bfloat16_pays
+from minifinetuning.config.training import AUTO, SELECTION, MFTConfig, bfloat16_pays
 
 __all__ = [
     "AUTO",
+    "SELECTION",
     "AdapterConfig",
     "CacheConfig",
     "ComparisonConfig",

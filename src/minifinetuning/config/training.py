@@ -19,7 +19,7 @@ from minifinetuning.objectives import (
     needs_teacher,
 )
 
-__all__ = ["AUTO", "MFTConfig", "bfloat16_pays"]
+__all__ = ["AUTO", "SELECTION", "MFTConfig", "bfloat16_pays"]
 
 AUTO = "auto"
 """The tau that has still to be chosen."""
@@ -28,6 +28,7 @@ _EVALUATIONS = 0.1
 """Share of the steps between two evaluations, each with a checkpoint, where nothing is said."""
 
 SELECTION = "eval_selection_perplexity"
+"""What the step that is kept is chosen by; infinite where a step cannot be kept."""
 
 
 @dataclass

@@ -1,0 +1,84 @@
+"""Which step is kept: by any metric, and never lost because nobody had asked to save it."""
+
+import pytest
+
+from minifinetuning.errors import InputError
+from minifinetuning.trainer import MFTTrainer
+
+
+@pytest.fixture
+def run(tiny_model, training_arguments, validation_texts, random_sequences):
+    """`run(**settings)`: a trainer that gains, evaluates at every step and keeps the best."""
+
+    def make(**settings):
+        every_step = {
+            "objective": "ft",
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "eval_steps": 1,
+            "load_best_model_at_end": True,
+            "learning_rate": 1e-3,
+            "max_steps": 4,
+        }
+        return MFTTrainer(
+            tiny_model("llama"),
+            training_arguments(**(every_step | settings)),
+            train_dataset=random_sequences(40, 16, seed=3, vocabulary=20),
+            eval_dataset=validation_texts,
+        )
+
+    return make
+
+
+def logged(trainer, name):
+    history = trainer.state.log_history
+    return {entry["step"]: entry[f"eval_{name}"] for entry in history if f"eval_{name}" in entry}
+
+
+@pytest.mark.parametrize("settings", [{}, {"greater_is_better": True}])
+def test_the_step_of_the_largest_gain_can_be_kept(run, settings):
+    trainer = run(metric_for_best_model="eval_specialization", **settings)
+    trainer.train()
+    gains = logged(trainer, "specialization")
+    assert max(gains.values()) > 0
+    assert trainer.kept_step == max(gains, key=gains.get)
+
+
+def test_the_step_of_the_least_loss_can_be_kept(run):
+    trainer = run(metric_for_best_model="general_perplexity")
+    trainer.train()
+    start = trainer.reference["general"].perplexity
+    losses = {0: start} | logged(trainer, "general_perplexity")
+    assert trainer.kept_step == min(losses, key=losses.get)
+
+
+def test_a_metric_without_a_value_at_the_start_is_compared_from_the_first_step_on(run):
+    trainer = run(metric_for_best_model="eval_ratio")
+    trainer.train()
+    ratios = logged(trainer, "ratio")
+    assert trainer.kept_step == min(ratios, key=ratios.get)
+
+
+def test_an_unknown_metric_is_refused_before_the_first_step(run):
+    trainer = run(metric_for_best_model="eval_specialisation")
+    with pytest.raises(InputError, match="did you mean eval_specialization"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_step_that_is_not_saved_takes_no_other_ones_place(run):
+    trainer = run(metric_for_best_model="eval_ratio", save_steps=2, learning_rate=3e-2)
+    trainer.train()
+    ratios = logged(trainer, "ratio")
+    assert min(ratios, key=ratios.get) == 1
+    assert trainer.kept_step == 2
+
+
+def test_the_step_that_reaches_the_target_is_saved_and_kept(run):
+    trainer = run(target_specialization=0.1, save_steps=4)
+    trainer.train()
+    gains = logged(trainer, "specialization")
+    assert "has reached the target" in trainer.budget.reason
+    assert trainer.state.global_step < 4
+    assert trainer.kept_step == trainer.state.global_step == max(gains)
+    assert gains[trainer.kept_step] >= 0.1
