@@ -473,12 +473,12 @@ def test_diverged_run_stops_and_names_the_last_good_checkpoint(
 
 
 def test_negative_degeneralization_is_warned_of(caplog: Any) -> None:
-    from minifinetuning.experiments.adaptation import _warn_of_unprepared_reference
+    from minifinetuning.experiments.adaptation import warn_of_unprepared_reference
 
-    _warn_of_unprepared_reference({"degeneralization": 0.1})
-    _warn_of_unprepared_reference({"degeneralization": None})
+    warn_of_unprepared_reference({"degeneralization": 0.1})
+    warn_of_unprepared_reference({"degeneralization": None})
     assert not caplog.records
-    _warn_of_unprepared_reference({"degeneralization": -1.0})
+    warn_of_unprepared_reference({"degeneralization": -1.0})
     assert "prepare-reference" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Files that are whole or not there at all, locks on them, and the user's cache folder."""
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -49,10 +50,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | dict[str, Any]) -> None:
-    """Write text, or a dict as JSON, with a line feed at its end, under a temporary name first."""
-    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False)
+    """Write text, or a dict as JSON, with a line feed at its end, under a temporary name first.
+
+    What JSON cannot hold does not cost the rest: a number that is not finite is written as null,
+    and any other object as its text.
+    """
+    text = content if isinstance(content, str) else _json(content)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(_writable(content), indent=2, allow_nan=False, default=str)
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _writable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if type(value) is int and abs(value) >= 2**64:
+        # Python itself refuses to write the longest ones.
+        return hex(value)
+    return value
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import text_scores
+from minifinetuning.experiments import tau_search
 from minifinetuning.experiments.tau_search import (
     Pilot,
     adapt_with_chosen_tau,
@@ -32,7 +33,7 @@ def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
 
     pilots = tau_within(1.0, pilot)
     assert asked[0] == 0.25
-    assert len(asked) == len(set(asked)) == len(pilots) <= 6
+    assert len(asked) == len(set(asked)) == len(pilots) <= 5
     assert [found.tau for found in pilots] == sorted(asked)
     found = best_tau(pilots, 1.0)
     assert found <= largest
@@ -42,8 +43,8 @@ def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
 
 def test_a_budget_that_no_tau_keeps_is_refused():
     pilots = tau_within(1.0, lambda tau: Pilot(tau, 1.0, 5.0 + tau))
-    assert len(pilots) == 6
-    with pytest.raises(InputError, match=r"within 1 % \(tau 0.0078125 lost 5.01 %"):
+    assert len(pilots) == 5
+    with pytest.raises(InputError, match=r"within 1 % \(tau 0.015625 lost 5.02 %"):
         best_tau(pilots, 1.0)
 
 
@@ -138,3 +139,24 @@ def test_what_cannot_be_chosen_is_refused(tmp_path, changes, sentence):
     settings = {"output_dir": str(tmp_path), "tau": "auto", "max_degeneralization": 1.0}
     with pytest.raises(InputError, match=sentence):
         MFTConfig(**(settings | changes))
+
+
+def test_six_runs_are_the_most_that_a_search_takes(run, monkeypatch):
+    runs = []
+
+    def pilot(self, tau, steps):
+        runs.append((tau, steps))
+        return Pilot(tau, 1.0, 1e6)
+
+    monkeypatch.setattr(tau_search._PilotRuns, "__call__", pilot)
+    with pytest.raises(InputError, match="no tau keeps DG"):
+        run(1.0)
+    assert len(runs) == len(set(runs)) == 6
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_reference_that_was_not_prepared_is_warned_of(run, monkeypatch, validation_texts, caplog):
+    # What is trained on is the general text itself: DG falls below zero.
+    monkeypatch.setitem(validation_texts, "general", validation_texts["specialized"])
+    assert run(30.0)["degeneralization"] < 0
+    assert "prepare-reference" in caplog.text

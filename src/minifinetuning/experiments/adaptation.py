@@ -30,6 +30,7 @@ __all__ = [
     "adapt",
     "publish_result",
     "trained",
+    "warn_of_unprepared_reference",
 ]
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def adapt(
         trainer, metrics = trained(model, adapter, texts, training, reference=reference)
         metrics, dtype = rounded(trainer, metrics, model)
         publish_result(trainer, metrics, model_card(metrics), dtype)
-    _warn_of_unprepared_reference(metrics)
+    warn_of_unprepared_reference(metrics)
     assert trainer.reference is not None
     return Adaptation(metrics, trainer.reference)
 
@@ -192,7 +193,8 @@ def publish_result(
         write_atomically(staged / "metrics.json", metrics)
 
 
-def _warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:
+def warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:
+    """Say so where DG is negative: then S and DG are not what they seem."""
     lost = metrics["degeneralization"]
     if lost is not None and lost < 0 and not math.isclose(lost, 0.0, abs_tol=1e-9):
         logger.warning(

@@ -15,7 +15,11 @@ from minifinetuning.config import AdapterConfig, MFTConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores, comparison, text_scores
-from minifinetuning.experiments.adaptation import publish_result, trained
+from minifinetuning.experiments.adaptation import (
+    publish_result,
+    trained,
+    warn_of_unprepared_reference,
+)
 from minifinetuning.experiments.rounding import rounded
 from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.experiments.texts import Texts
@@ -33,7 +37,7 @@ PILOT_SHARE = 0.25
 """Steps of a pilot run, as a share of the full run's."""
 
 PILOTS = 6
-"""Pilot runs at most."""
+"""Pilot runs at most, the one of half the steps among them."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def _adapted(
         "held_out": comparison(before, trainer.scores(second)),
     }
     publish_result(trainer, metrics, model_card(metrics), dtype)
+    warn_of_unprepared_reference(metrics)
     return metrics
 
 
@@ -144,7 +149,7 @@ def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
     def within(tau: float) -> bool:
         return found[tau].degeneralization <= budget
 
-    while len(found) < PILOTS:
+    while len(found) < PILOTS - 1:
         inside = [tau for tau in found if within(tau)]
         outside = [tau for tau in found if not within(tau)]
         if not outside:

@@ -61,6 +61,7 @@ def read_texts(
     replay: list[str] | None = None,
     new_data_fraction: float = 0.5,
     with_fisher: bool = False,
+    fisher_sources: list[str] | None = None,
     with_train: bool = True,
     progress: bool = True,
     say: Callable[[str], None] = to_standard_error,
@@ -68,7 +69,8 @@ def read_texts(
     """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
     Of `general` the validation side is what DG is measured on. Its training side serves as the
-    text of a Fisher information (`with_fisher`) where nothing is replayed. `replay` holds as many
+    text of a Fisher information (`with_fisher`) where nothing is replayed and `fisher_sources` name
+    no other. `replay` holds as many
     tokens as `new_data_fraction` asks for where either text is gone through equally often, and no
     document of the general validation. Raises InputError for input that cannot be used.
     """
@@ -102,7 +104,11 @@ def read_texts(
             again = corpus.train
         found = replace(found, replay=again)
     elif with_fisher:
-        if fisher is None and general == [SELF]:
+        if fisher_sources not in (None, [SELF], general):
+            assert fisher_sources is not None
+            corpus = reader.corpus(fisher_sources, without=validation_identities)
+            found.summaries[FISHER], fisher = corpus.summary, corpus.train
+        elif [SELF] in (general, fisher_sources):
             fisher = reader.written(FISHER, -(-FISHER_TOKENS // reader.sequence_length), found)
         found = replace(found, fisher=fisher)
     return found

@@ -3,7 +3,7 @@
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.compare.methods import parsed_methods
+from minifinetuning.experiments.compare.methods import parsed_methods, require_distinct
 from minifinetuning.objectives import OBJECTIVES
 
 TRAINING = {
@@ -40,6 +40,7 @@ def test_every_objective_and_several_methods_can_be_named():
     [
         ("", "--methods is empty"),
         ("ft,sgd", "'sgd' in 'sgd' is not known: join ft, "),
+        ("ft+lroa", "'lroa' in 'ft[+]lroa' is not known: did you mean lora?"),
         ("lora+dora", "lora[+]dora names two of a kind, lora and dora"),
         ("ft+mft", "ft[+]mft names two of a kind, ft and mft"),
         ("mft+lora,lora+mft", "names mft[+]lora twice"),
@@ -86,3 +87,23 @@ def test_methods_say_what_they_need():
     assert only("replay").replay_sources(["a"]) == ["a"]
     assert only("self_replay").replay_sources(["a"]) == ["self"]
     assert only("mft").replay_sources(["a"]) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "rates", "twice"),
+    [
+        ("ft,ft@3e-5", [3e-5], "ft at 3e-05"),
+        ("ft,ft@0.00003", [1e-5, 3e-5], "ft at 3e-05"),
+        ("ft,ft@1e-5,ft+blend", [1e-5], "ft at 1e-05"),
+        ("mft+lora@1e-3,lora+mft", [1e-3], "mft[+]lora at 0.001"),
+        ("mft", [1e-5, 1e-5], "mft at 1e-05"),
+        ("mft", [1e-5, 1.00000001e-5], "mft at 1e-05"),
+    ],
+)
+def test_the_same_run_is_never_taken_for_two(names, rates, twice):
+    with pytest.raises(InputError, match=f"name {twice} twice"):
+        require_distinct(parsed_methods(names), rates)
+
+
+def test_runs_that_differ_are_taken():
+    require_distinct(parsed_methods("ft,ft@1e-5,ft+blend,ft+blend@1e-5,lora"), [3e-5, 1e-4])

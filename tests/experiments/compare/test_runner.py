@@ -239,3 +239,19 @@ def test_killed_in_the_middle_it_gives_the_table_of_one_never_killed(
         row["configuration"].pop("output_dir", None)
         expected[name]["configuration"].pop("output_dir", None)
         assert figures(row) == figures(expected[name])
+
+
+def test_a_run_named_twice_is_refused_before_anything_is_read(comparison):
+    with pytest.raises(InputError, match=r"name ft at 0\.001 twice"):
+        comparison("ft,ft@1e-3")
+    with pytest.raises(InputError, match="name ft at 1e-05 twice"):
+        comparison("ft,ft@1e-5,ft+blend", learning_rate=1e-5)
+
+
+def test_the_fisher_information_is_of_replayed_text_where_there_is_no_general_one(
+    comparison, material
+):
+    text = {"general": None, "replay": [str(material["general.jsonl"])]}
+    rows = rows_of(comparison("ft,ewc", data=text, ewc_lambda=1e4))
+    assert rows["ewc"]["history"] != rows["ft"]["history"]
+    assert rows["ewc"]["data"]["fisher"]["sources"] == text["replay"]

@@ -48,6 +48,7 @@ class Settings:
             replay=method.replay_sources(data.replay or data.general),
             new_data_fraction=self.training["new_data_fraction"],
             with_fisher=method.ewc,
+            fisher_sources=data.replay,
             progress=progress,
             say=say,
         )

@@ -8,7 +8,12 @@ from minifinetuning.config import AUTO, ComparisonConfig, DataConfig, ModelConfi
 from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare.cell import Cell, Settings, chosen_options
-from minifinetuning.experiments.compare.methods import Method, learning_rate, parsed_methods
+from minifinetuning.experiments.compare.methods import (
+    Method,
+    learning_rate,
+    parsed_methods,
+    require_distinct,
+)
 
 __all__ = ["Comparison", "comparison_of"]
 
@@ -74,6 +79,8 @@ def comparison_of(
         raise InputError("--tau auto is for `mft train`: give a number to compare at")
     if seeds < 1:
         raise InputError(f"--seeds must be at least 1, got {seeds}")
+    if training.seed + seeds > 2**32:
+        raise InputError(f"--seed {training.seed} leaves no room for {seeds} seeds: lower it")
     parsed = parsed_methods(methods)
     if any(method.replay for method in parsed):
         passes = training.gradient_accumulation_steps
@@ -84,4 +91,5 @@ def comparison_of(
         rates = [
             learning_rate(text.strip(), "--learning_rates") for text in learning_rates.split(",")
         ]
+    require_distinct(parsed, rates)
     return Comparison(settings, parsed, rates, seeds, training.max_degeneralization or BUDGET)

@@ -1,15 +1,16 @@
 """Methods by their names: what `replay+lora+mft@3e-4` changes in a run, and what it needs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from minifinetuning.data.mixing import Mixture
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.experiments.texts import SELF
 from minifinetuning.objectives import OBJECTIVES, needs_teacher
 
-__all__ = ["ADAPTERS", "Method", "learning_rate", "parsed_methods"]
+__all__ = ["ADAPTERS", "Method", "learning_rate", "parsed_methods", "require_distinct"]
 
 ADAPTERS = ("lora", "dora", "ia3")
 _REPLAY, _SELF_REPLAY, _EWC, _BLEND = "replay", "self_replay", "ewc", "blend"
@@ -98,6 +99,24 @@ def parsed_methods(names: str) -> list[Method]:
     return methods
 
 
+def require_distinct(methods: Sequence[Method], learning_rates: Sequence[float]) -> None:
+    """Raise InputError where two runs would be the same one: it would count as two seeds.
+
+    `learning_rates` are those of the methods that name none. Rates that are written alike are the
+    same, since results are kept by that name.
+    """
+    seen: dict[tuple[Any, ...], str] = {}
+    for method in methods:
+        for rate in [method.learning_rate] if method.learning_rate else learning_rates:
+            key = (*_settings(replace(method, learning_rate=None)), f"{rate:g}")
+            if key in seen:
+                raise InputError(
+                    f"--methods and the learning rates name {seen[key]} at {rate:g} twice: leave "
+                    "one out"
+                )
+            seen[key] = method.name
+
+
 def _settings(method: Method) -> tuple[Any, ...]:
     return (*list(vars(method).values())[1:],)
 
@@ -128,7 +147,8 @@ def _meaning(word: str, name: str) -> tuple[str, Any]:
     if word in (_EWC, _BLEND):
         return word, True
     known = (*OBJECTIVES, *ADAPTERS, _REPLAY, _SELF_REPLAY, _EWC, _BLEND)
-    raise InputError(f"--methods: {word!r} in {name!r} is not known: join {', '.join(known)} by +")
+    hint = did_you_mean(word, known, f"join {', '.join(known)} by +")
+    raise InputError(f"--methods: {word!r} in {name!r} is not known{hint}")
 
 
 def learning_rate(text: str, where: str) -> float:
