@@ -28,6 +28,7 @@ from minifinetuning.measuring import MeasuringTrainer
 from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.student import DistillationInputs, attach_distillation
+from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
 from minifinetuning.objectives import rule
 from minifinetuning.requirements import (
     named_texts,
@@ -97,6 +98,8 @@ class MFTTrainer(MeasuringTrainer):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
         check_halves(model)
+        for name, text in texts.items():
+            require_embeddings(text, embedding_rows(model), name)
         if peft_config is not None:
             set_seed(args.seed)
             model = get_peft_model(model, peft_config)
