@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+# The hub's library reads this when it is imported, which transformers does.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Triton reads this when it is first imported, which transformers' models do.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
@@ -22,8 +24,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 WORDS = (
     "the cell heart drug dose trial patient risk of in with and study effect blood pressure was "

@@ -3,6 +3,7 @@ import yaml
 from minifinetuning.report import reference_card
 
 METRICS = {
+    "method": "reference",
     "reference": {"general_perplexity": 23.456},
     "tuned": {"general_perplexity": 19.789},
     "step": 90,

@@ -15,7 +15,9 @@ from minifinetuning.config import AdapterConfig, GeneralConfig, ModelConfig, Ref
 from minifinetuning.experiments.demo_material import MODEL_WHEEL, fetched, gguf_file
 from minifinetuning.experiments.reference import prepare_reference
 from minifinetuning.files import replacing
-from minifinetuning.models.loading import load_model, load_tokenizer, merged
+from minifinetuning.models.loading import load_model, load_tokenizer
+from minifinetuning.models.merging import merged
+from minifinetuning.models.saving import save_model
 
 __all__ = ["converted_model", "prepared_reference", "shipped_reference"]
 
@@ -70,5 +72,4 @@ def prepared_reference(base: str, general: list[str], folder: Path) -> str:
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save into a temporary folder and rename it: the cache never holds half a model."""
     with replacing(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save_model(model, temporary, tokenizer)

@@ -1,22 +1,12 @@
 """The README.md of a checkpoint that lies between two others."""
 
-from pathlib import Path
-
 from minifinetuning.report.extent import measured_on
+from minifinetuning.report.front_matter import front_matter
+from minifinetuning.report.loading_code import loading_code
+from minifinetuning.report.names import shown
 from minifinetuning.report.tables import Metrics, comparison_table
 
 __all__ = ["blend_card", "blend_table"]
-
-_LOADING = {
-    "transformers": """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")""",
-    "peft": """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{reference}")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")""",
-}
 
 
 def blend_table(metrics: Metrics) -> str:
@@ -33,16 +23,13 @@ def blend_table(metrics: Metrics) -> str:
 def blend_card(metrics: Metrics) -> str:
     """Markdown with YAML front matter; no folder of the machine that made it is named."""
     configuration = metrics["configuration"]
-    reference, tuned = (_shown(configuration[key]) for key in ("reference", "model"))
-    library = "peft" if "adapter" in configuration else "transformers"
+    reference, tuned = (shown(configuration[key]) for key in ("reference", "model"))
+    adapter = configuration.get("adapter")
+    # An adapter is loaded on the reference alone.
+    bases = [configuration["reference"], *([] if adapter else [configuration["model"]])]
     budget = configuration["max_degeneralization"]
     among = "" if budget is None else f" among those with DG of at most {budget:g} %"
-    return f"""---
-library_name: {library}
-pipeline_tag: text-generation
-tags:
-- minifinetuning
----
+    return f"""{front_matter(metrics, bases, adapter=adapter)}
 
 # {tuned}, blended with {reference}
 
@@ -62,22 +49,6 @@ each percent of gain has cost.
 ## How to load it
 
 ```python
-{_LOADING[library].format(reference=_place(configuration["reference"]))}
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{loading_code(configuration["reference"], adapter=adapter is not None)}
 ```
 """
-
-
-def _shown(model: str) -> str:
-    """A hub id, or the last part of a path: the rest is the author's business."""
-    return model if _is_hub_id(model) else Path(model).name
-
-
-def _place(model: str) -> str:
-    """What `from_pretrained` takes, with a reader's own folder in place of the author's."""
-    return model if _is_hub_id(model) else f"path/to/{Path(model).name}"
-
-
-def _is_hub_id(model: str) -> bool:
-    path = Path(model)
-    return len(path.parts) == 2 and not path.is_absolute() and not path.exists()

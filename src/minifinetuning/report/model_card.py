@@ -1,13 +1,14 @@
 """The README.md of a tuned checkpoint: what was done to it, what that gained, what it cost."""
 
-import json
-import re
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from minifinetuning.models.origin import is_hub_id
 from minifinetuning.report.extent import measured_on
+from minifinetuning.report.front_matter import front_matter
+from minifinetuning.report.loading_code import loading_code
+from minifinetuning.report.names import shown
 from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
 from minifinetuning.report.tau_table import tau_table
 
@@ -69,9 +70,11 @@ def model_card(metrics: Metrics) -> str:
     objective = configuration["objective"]
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         metrics=metrics,
-        adapter=_shown(configuration.get("adapter") or ""),
-        is_on_hub=_is_hub_id(model),
-        model=_shown(model),
+        front_matter=front_matter(metrics, [model], adapter=configuration.get("adapter")),
+        loading=loading_code(model, adapter="adapter" in configuration),
+        adapter=shown(configuration.get("adapter") or ""),
+        is_on_hub=is_hub_id(model),
+        model=shown(model),
         method=_OBJECTIVES.get(objective, objective),
         tau=configuration["tau"] if objective in _WITH_TAU else None,
         data_table=_data_table(metrics["data"]),
@@ -80,7 +83,6 @@ def model_card(metrics: Metrics) -> str:
         result_table=_result_table(metrics),
         measured_on=measured_on(metrics),
         setting_table=_setting_table(metrics),
-        quoted=json.dumps,
     )
 
 
@@ -89,7 +91,7 @@ def _data_table(data: Mapping[str, Any]) -> str:
     for name, summary in data.items():
         if summary is not None:
             counts = [summary[key] for key in ("documents", "train_tokens", "validation_tokens")]
-            names = ", ".join(_shown(source) for source in summary["sources"])
+            names = ", ".join(shown(source) for source in summary["sources"])
             rows.append([name, names, *(f"{count:,}" for count in counts)])
     return markdown_table(rows)
 
@@ -117,22 +119,5 @@ def _setting_table(metrics: Metrics) -> str:
         "device": metrics["device"],
         **metrics["versions"],
     }
-    shown = [[name, _shown(value)] for name, value in settings.items() if value is not None]
-    return markdown_table([["setting", "value"], *shown])
-
-
-def _shown(value: object) -> str:
-    """A setting in one cell. A path shows its last part only: the rest is the author's business."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_shown(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_shown(item) for item in value)
-    text = str(value)
-    if _is_hub_id(text) or not re.search(r"[/\\]", text):
-        return text
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
-
-
-def _is_hub_id(name: str) -> bool:
-    """Like "owner/model", and no file or folder of that name lies here."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+    rows = [[name, shown(value)] for name, value in settings.items() if value is not None]
+    return markdown_table([["setting", "value"], *rows])

@@ -1,8 +1,8 @@
 """The README.md of a prepared reference checkpoint."""
 
-from pathlib import Path
-
 from minifinetuning.report.extent import validation_extent
+from minifinetuning.report.front_matter import front_matter
+from minifinetuning.report.names import shown
 from minifinetuning.report.tables import Metrics
 
 __all__ = ["reference_card"]
@@ -11,16 +11,10 @@ __all__ = ["reference_card"]
 def reference_card(metrics: Metrics) -> str:
     """Markdown with YAML front matter; no folder of the machine that made it is named."""
     configuration, summary = metrics["configuration"], metrics["data"]["general"]
-    model = Path(str(configuration["model"])).name
-    sources = ", ".join(Path(source).name for source in summary["sources"])
+    model, sources = shown(configuration["model"]), shown(summary["sources"])
     before = metrics["reference"]["general_perplexity"]
     after = metrics["tuned"]["general_perplexity"]
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- minifinetuning
----
+    return f"""{front_matter(metrics, [str(configuration["model"])])}
 
 # {model}, prepared as a reference
 

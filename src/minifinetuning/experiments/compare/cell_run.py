@@ -20,6 +20,7 @@ from minifinetuning.experiments.compare.cell import Cell, Settings
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
+from minifinetuning.models.saving import save_model
 from minifinetuning.trainer import MFTTrainer
 
 __all__ = ["CellRun", "measured", "run_cell"]
@@ -155,7 +156,7 @@ class Measured:
 def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path) -> Measured:
     """The tuned weights of the last step along the line back to the starting ones."""
     assert trainer.reference is not None
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
     blend = open_blend(
         settings.model.model, str(folder), trust_remote_code=settings.model.trust_remote_code
     )
