@@ -183,12 +183,18 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(
-        1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        1, mp_context=context, initializer=_begin_process, initargs=(threads,)
     ) as pool:
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
             raise NotMeasuredError("the process was killed: out of memory?") from error
+
+
+def _begin_process(threads: int) -> None:
+    """As in a script that a person starts: a spawned process would spawn a DataLoader's workers."""
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from minifinetuning.measuring import MeasuringTrainer
 from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.student import DistillationInputs, attach_distillation
+from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
 from minifinetuning.objectives import rule
 from minifinetuning.requirements import (
     named_texts,
@@ -97,6 +98,8 @@ class MFTTrainer(MeasuringTrainer):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
         check_halves(model)
+        for name, text in texts.items():
+            require_embeddings(text, embedding_rows(model), name)
         if peft_config is not None:
             set_seed(args.seed)
             model = get_peft_model(model, peft_config)
@@ -208,9 +211,7 @@ class MFTTrainer(MeasuringTrainer):
         if "validation" in self._run_teacher.texts and self.eval_dataset is not None:
             validation = self._run_teacher.texts["validation"]
             self.eval_dataset = {**self.eval_dataset, SPECIALIZED: validation}
-        if self.args.device.type == "cuda" and self.args.dataloader_num_workers == 0:
-            # The next batches are read and pinned while the GPU is at this one.
-            self.args.dataloader_num_workers = 2
+        _read_ahead(self.args)
 
     def _watched_teacher(self, *, own: bool) -> Teacher | None:
         self._require_teacher()
@@ -319,6 +320,14 @@ _WITHOUT_PLACE = {
     "compute_metrics": "evaluation gives perplexities, S and DG: leave it out",
     "preprocess_logits_for_metrics": "evaluation makes no logits: leave it out",
 }
+
+
+def _read_ahead(args: MFTConfig) -> None:
+    """On a GPU the next batches are read and pinned by two workers while it is at this one."""
+    if args.device.type == "cuda" and args.dataloader_num_workers == 0:
+        args.dataloader_num_workers = 2
+        # Where workers are not forked, each imports everything anew: once a run, not once an epoch.
+        args.dataloader_persistent_workers = True
 
 
 def _refuse_what_has_no_place(given: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import sys
 
@@ -74,3 +75,8 @@ def test_a_reason_is_one_short_line() -> None:
     assert reason(NotMeasuredError("runs on CUDA only")) == "runs on CUDA only"
     assert reason(KeyError()) == "KeyError"
     assert len(reason(ValueError("x" * 1000))) < 200
+
+
+def test_a_fresh_process_starts_others_as_a_script_does() -> None:
+    own = multiprocessing.get_all_start_methods()[0]
+    assert in_fresh_process(multiprocessing.get_start_method) == own

@@ -21,6 +21,7 @@ from minifinetuning.data import (
     tokenize_documents,
     validation_only,
 )
+from minifinetuning.data.packing import Marks
 from minifinetuning.data.readers.tables import row_texts
 from minifinetuning.errors import InputError
 
@@ -175,6 +176,7 @@ def test_the_front_alone_gives_the_split_of_all(
         return fronts[-1]
 
     reading_front = reading.split_front
+    marks = Marks(end=0, openings=frozenset({2}))
     monkeypatch.setattr(reading, "split_front", noted)
     monkeypatch.setattr(reading, "_CHARACTERS_PER_TOKEN", characters_per_token)
     options = {"sequence_length": 16, "validation_tokens": 200}
@@ -182,8 +184,8 @@ def test_the_front_alone_gives_the_split_of_all(
         read = read_corpus([corpus], tokenizer, train_tokens=3000, seed=seed, **options)
         alone = read_corpus([corpus], tokenizer, seed=seed, with_train=False, **options)
         split = expected(corpus, tokenizer, seed, with_train=True)
-        train = pack_documents(split.train, 16, 2, eos_token_id=0)
-        validation = pack_documents(split.validation, 16, 2)
+        train = pack_documents(split.train, 16, 0, marks=marks)
+        validation = pack_documents(split.validation, 16, 0, marks=marks)
         assert read.train.identity == train.identity
         assert read.validation.identity == alone.validation.identity == validation.identity
         assert (read.summary.documents, read.summary.repeated) == (1500, 215)

@@ -252,7 +252,7 @@ def test_a_run_that_fails_while_it_writes_leaves_nothing(folders, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "save_frontier", full)
-        with pytest.raises(InputError, match=r"^no space left while writing to \S*out "):
+        with pytest.raises(InputError, match=r"^no space left while writing to \S*out: "):
             run(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     run(folders, tmp_path / "out")

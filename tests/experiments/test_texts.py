@@ -118,3 +118,27 @@ def test_a_folder_called_self_is_a_folder(model, text, table, sentences, tmp_pat
     own = table("own", sentences(60, 1))
     texts = read_texts(model, text, [own], ["./self"], seed=1)
     assert texts.summary()["general"]["sources"] == ["./self"]
+
+
+def test_ids_beyond_the_embeddings_are_refused_before_any_work(
+    text, table, sentences, tmp_path, tokenizer, llama
+):
+    own = table("own", [f"{one} <|user|>" for one in sentences(60, 1)])
+    longer = tokenizer.__class__.from_pretrained(_saved(tokenizer, tmp_path / "longer"))
+    longer.add_tokens(["<|user|>"])
+    for changes, name in (({"eos_token": "[END]"}, "the end of each document"), ({}, "own")):
+        llama.save_pretrained(tmp_path / "model")
+        longer.save_pretrained(tmp_path / "model")
+        given = tokenizer.__class__.from_pretrained(tmp_path / "model", **changes)
+        given.save_pretrained(tmp_path / "model")
+        said = []
+        with pytest.raises(InputError, match=rf"{name}.* needs the token id 32\d, .* for 320"):
+            read_texts(
+                ModelConfig(str(tmp_path / "model")), text, [own], None, seed=1, say=said.append
+            )
+        assert not said
+
+
+def _saved(tokenizer, folder):
+    tokenizer.save_pretrained(folder)
+    return folder

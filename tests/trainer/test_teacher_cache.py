@@ -1,5 +1,7 @@
 """Training with a teacher's cache is training without it, cheaper."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,7 +13,7 @@ from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.objectives import OBJECTIVES, needs_teacher
 from minifinetuning.teachers import FrozenCopy, StartingModel
-from minifinetuning.trainer import MFTTrainer
+from minifinetuning.trainer import MFTTrainer, _read_ahead
 
 RUNGS = [name for name in OBJECTIVES if needs_teacher(name)]
 
@@ -257,3 +259,17 @@ def test_evaluation_alone_computes_no_cache(tiny_model, sequences, training_argu
     )
     trainer.evaluate()
     assert not own_cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "found"),
+    [("cuda", 0, (2, True)), ("cuda", 3, (3, False)), ("cpu", 0, (0, False))],
+)
+def test_on_a_gpu_workers_read_ahead_and_live_as_long_as_the_run(device, workers, found):
+    args = SimpleNamespace(
+        device=torch.device(device),
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=False,
+    )
+    _read_ahead(args)
+    assert (args.dataloader_num_workers, args.dataloader_persistent_workers) == found

@@ -30,6 +30,7 @@ from minifinetuning.data.tokens import (
     closing_token_id,
     document_identity,
     opening_token_ids,
+    token_notes,
     tokenized_batches,
 )
 from minifinetuning.errors import InputError
@@ -139,9 +140,10 @@ def corpus_from_documents(
         validation = validation_only(tokenized, validation_tokens, seed)
 
     def packed(side: Sequence[TokenizedDocument]) -> PackedSequences:
-        marks = Marks(closing_token_id(tokenizer), opening_token_ids(tokenizer))
-        pad = marks.end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        return pack_documents(side, sequence_length, pad, marks=marks)
+        end = closing_token_id(tokenizer)
+        marks = Marks(end, opening_token_ids(tokenizer))
+        # Not the tokenizer's own padding, for which not every model has an embedding: it is masked.
+        return pack_documents(side, sequence_length, end, marks=marks)
 
     train_sequences = packed(train) if with_train else None
     validation_sequences = packed(validation)
@@ -161,7 +163,7 @@ def corpus_from_documents(
         validation_sequences=len(validation_sequences),
         sequence_length=sequence_length,
         left_out=dict(documents.left_out),
-        notes=list(documents.notes),
+        notes=[*documents.notes, *token_notes(tokenized, tokenizer)],
     )
     identities = frozenset(document.identity for document in validation)
     return Corpus(train_sequences, validation_sequences, summary, identities)

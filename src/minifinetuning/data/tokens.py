@@ -11,6 +11,7 @@ import numpy
 import numpy.typing
 
 from minifinetuning.data.documents import Document
+from minifinetuning.data.plain_ids import PlainText
 from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,15 +24,24 @@ TokenIds = numpy.typing.NDArray[numpy.int32]
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 2**20
 
+_UNKNOWN_SHARE = 0.01
+"""Of all tokens: above it unknown ones decide what is learnt and measured."""
+
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocument:
-    """Token ids (n,) that close with EOS, under the identity of the text that they encode."""
+    """Token ids (n,) that close with EOS, under the identity of the text that they encode.
+
+    `unknown` of the ids are the unknown token; `broken` are strings that would have become control
+    tokens, see `PlainText`.
+    """
 
     identity: str
     token_ids: TokenIds
+    unknown: int = 0
+    broken: tuple[str, ...] = ()
 
 
 def document_identity(text: str) -> str:
@@ -44,9 +54,8 @@ def tokenize_documents(
 ) -> list[TokenizedDocument]:
     """Each document's token ids as the tokenizer gives them, closed with one EOS.
 
-    Text that spells a special token, such as `<|im_end|>`, is encoded as ordinary text by every
-    fast tokenizer.
-    Raises InputError where the tokenizer has no EOS token.
+    Text that spells a special token, such as `<|im_end|>`, is encoded as ordinary text, see
+    `PlainText`. Raises InputError where the tokenizer has no EOS token, or where that cannot be.
     """
     return [one for batch in tokenized_batches(documents, tokenizer, progress) for one in batch]
 
@@ -58,26 +67,43 @@ def tokenized_batches(
     from tqdm import tqdm
 
     eos = closing_token_id(tokenizer)
+    plain = PlainText(tokenizer)
     with tqdm(
         total=len(documents), desc="tokenizing", unit="doc", leave=False, disable=not progress
     ) as bar:
         for texts in _batches(documents):
-            # verbose=False: no warning of texts longer than the window, since packing cuts them.
-            # Not every slow tokenizer accepts split_special_tokens.
-            batch = tokenizer(
-                texts,
-                padding=False,
-                truncation=False,
-                split_special_tokens=tokenizer.is_fast,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )["input_ids"]
             yield [
-                TokenizedDocument(document_identity(text), _closed(token_ids, eos))
-                for text, token_ids in zip(texts, batch, strict=True)
+                TokenizedDocument(
+                    document_identity(text),
+                    _closed(ids.token_ids, eos),
+                    ids.unknown,
+                    ids.broken,
+                )
+                for text, ids in zip(texts, plain.encoded(texts), strict=True)
             ]
             bar.update(len(texts))
+
+
+def token_notes(
+    documents: Sequence[TokenizedDocument], tokenizer: "PreTrainedTokenizerBase"
+) -> list[str]:
+    """Sentences that a person must be told of what the tokenizer made of the documents."""
+    notes = []
+    total = sum(len(document.token_ids) for document in documents)
+    unknown = sum(document.unknown for document in documents)
+    if unknown > _UNKNOWN_SHARE * total:
+        notes.append(
+            f"warning: {unknown / total:.1%} of all tokens are {tokenizer.unk_token}, text that "
+            "the tokenizer does not know: S and DG say how well a model guesses that one token; "
+            "take a model that was made for this language"
+        )
+    broken = sorted({spelt for document in documents for spelt in document.broken})
+    if broken:
+        notes.append(
+            f"the text spells control tokens ({', '.join(broken[:5])}), which this tokenizer "
+            "would take for them: each is cut in two and so stays text"
+        )
+    return notes
 
 
 def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:

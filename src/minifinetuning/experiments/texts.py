@@ -11,11 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from minifinetuning.config import ModelConfig, TextConfig
 from minifinetuning.data import Corpus, CorpusSummary, read_corpus, token_count
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED
 from minifinetuning.ewc import FISHER_TOKENS
 from minifinetuning.files import cache_folder
-from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
+from minifinetuning.models.loading import load_model, load_tokenizer, model_limit, vocabulary_size
+from minifinetuning.models.vocabulary import require_embeddings
 from minifinetuning.self_written import SelfWritten, self_written
 
 __all__ = ["SELF", "Texts", "read_texts", "to_standard_error"]
@@ -76,7 +78,12 @@ def read_texts(
     """
     place = model.tokenizer or model.model
     tokenizer = load_tokenizer(place, trust_remote_code=model.trust_remote_code)
-    reader = _Reader(model, text, tokenizer, _sequence_length(model, text), seed, progress, say)
+    vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
+    # Before the texts are read, which may take long.
+    end = closing_token_id(tokenizer)
+    require_embeddings([{"input_ids": [end]}], vocabulary, "the end of each document")
+    length = _sequence_length(model, text)
+    reader = _Reader(model, text, tokenizer, length, seed, progress, say, vocabulary)
     own = reader.corpus(specialized, with_train=with_train)
     found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
     found.summaries[SPECIALIZED] = own.summary
@@ -125,6 +132,7 @@ class _Reader:
     seed: int
     progress: bool
     say: Callable[[str], None]
+    vocabulary_size: int | None
 
     def corpus(
         self,
@@ -149,6 +157,8 @@ class _Reader:
             cache=cache_folder() / "texts",
             without=without,
         )
+        for side in (corpus.train, corpus.validation):
+            require_embeddings(side, self.vocabulary_size, f"the text of {', '.join(sources)}")
         self.say(str(corpus.summary))
         return corpus
 

@@ -32,6 +32,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_limit",
+    "vocabulary_size",
 ]
 
 HELD_IN = "float32"
@@ -151,6 +152,17 @@ def load_tokenizer(
 
 def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
     """The most tokens of a sequence that the model at this place was made for, if it says so."""
+    config = _config(name_or_path, trust_remote_code)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def vocabulary_size(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
+    """The number of token ids that the model at this place has embeddings for, if it says so."""
+    return getattr(_config(name_or_path, trust_remote_code), "vocab_size", None)
+
+
+def _config(name_or_path: str, trust_remote_code: bool) -> Any:
+    """The configuration of the part of the model that reads and writes text."""
     location = _location(adapter_base(name_or_path) or name_or_path)
     try:
         config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
@@ -159,7 +171,7 @@ def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | 
             f"--model {name_or_path} has no configuration that can be loaded: "
             f"{_first_sentence(error)}"
         ) from error
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return config.get_text_config()
 
 
 def is_adapter(name_or_path: str) -> bool:
