@@ -56,6 +56,14 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         target = self.target_specialization
         return target is not None and gained is not None and gained >= target
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop a resumed run at once where its last evaluation had already stopped it."""
+        if state.global_step > 0:
+            evaluations = [log for log in state.log_history if "eval_specialization" in log]
+            self.on_evaluate(args, state, control, evaluations[-1] if evaluations else {})
+
     def on_evaluate(
         self,
         args: TrainingArguments,

@@ -1,29 +1,123 @@
-"""The checkpoints of a run: which of them can be gone on from."""
+"""The checkpoints of a run: what each is to hold, and which of them is whole."""
 
 import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from minifinetuning.errors import InputError
+from minifinetuning.files import write_atomically
 
-__all__ = ["last_complete_checkpoint", "require_checkpoint"]
+__all__ = [
+    "MANIFEST",
+    "best_of",
+    "checkpoints",
+    "flaw",
+    "last_complete_checkpoint",
+    "manifest_of",
+    "starting_point",
+    "write_manifest",
+]
+
+MANIFEST = "checkpoint.json"
+"""Written last: a checkpoint without it was not written whole."""
+
+FORMAT = 1
+
+_CHUNK = 2**24
+
+
+def write_manifest(folder: Path, step: int, training: dict[str, Any], *, resumable: bool) -> None:
+    """Write down what the checkpoint holds, which has to be there whole by now.
+
+    `checkpoint.json` has the `step`, whether the optimizer's state is there (`resumable`), what is
+    trained (`training`, see `resuming`), and of each file its size in bytes and its CRC-32.
+    """
+    files = {
+        str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    }
+    content = {"format": FORMAT, "step": step, "resumable": resumable, "training": training}
+    write_atomically(folder / MANIFEST, content | {"files": files})
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The content of checkpoint.json; None where there is none that can be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        known = content["format"] == FORMAT and isinstance(content["step"], int)
+        known = known and isinstance(content["files"], dict) and {"resumable"} <= content.keys()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content if known else None
+
+
+def flaw(folder: Path, *, thoroughly: bool = True) -> str | None:
+    """What is wrong with the checkpoint in `folder`, if anything: a clause about it.
+
+    Each file has to be there with its size and, where `thoroughly`, its checksum, for which all of
+    it is read; and so have those of the best checkpoint, which the run may end with.
+    """
+    found = _damage(folder, thoroughly)
+    best = best_of(folder)
+    if found is None and best is not None and best.name != folder.name:
+        found = _damage(best, thoroughly)
+        return None if found is None else f"{best.name}, the best until then, is not whole: {found}"
+    return found
+
+
+def _damage(folder: Path, thoroughly: bool) -> str | None:
+    manifest = manifest_of(folder)
+    if manifest is None:
+        return f"it has no {MANIFEST} that can be read, so it was not written whole"
+    for name, (size, checksum) in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"its {name} is missing"
+        if path.stat().st_size != size:
+            return f"its {name} has {path.stat().st_size:,} bytes and should have {size:,}"
+        if thoroughly and _checksum(path) != checksum:
+            return f"its {name} is damaged (another checksum)"
+    return None
+
+
+def best_of(folder: Path) -> Path | None:
+    """The best checkpoint when that of `folder` was written; it lies beside it."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        best = state.get("best_model_checkpoint")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return folder.parent / Path(best).name if best else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The folders named checkpoint-N in `folder`, whole or not, the highest step first."""
+    found = []
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if path.is_dir() and step.isdecimal():
+            found.append((int(step), path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def starting_point(folder: Path) -> Path:
+    """Where a run keeps the weights that it starts from."""
+    return folder / f"{PREFIX_CHECKPOINT_DIR}-0"
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that is whole: its state, written last, can be read."""
-    found = []
-    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        try:
-            found.append((int(json.loads(state.read_text())["global_step"]), state.parent))
-        except (ValueError, KeyError):
-            continue
-    return max(found)[1] if found else None
+    """The checkpoint of the highest step after the start that is whole, by the sizes of files."""
+    later = (path for path in checkpoints(folder) if path != starting_point(folder))
+    return next((path for path in later if flaw(path, thoroughly=False) is None), None)
 
 
-def require_checkpoint(folder: Path) -> Path:
-    """The last whole checkpoint in `folder`. Raises InputError where there is none."""
-    found = last_complete_checkpoint(folder)
-    if found is None:
-        raise InputError(f"--output_dir {folder} holds no whole checkpoint to resume from")
-    return found
+def _checksum(path: Path) -> int:
+    """CRC-32: damage is to be noticed, nobody is to be kept from it."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value

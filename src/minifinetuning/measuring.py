@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from minifinetuning.callbacks import (
@@ -22,7 +22,8 @@ from minifinetuning.callbacks import (
     metric_name,
     within_budget,
 )
-from minifinetuning.checkpoints import last_complete_checkpoint, require_checkpoint
+from minifinetuning.checkpointing import CheckpointingTrainer
+from minifinetuning.checkpoints import last_complete_checkpoint
 from minifinetuning.config import SELECTION, MFTConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
@@ -35,8 +36,8 @@ __all__ = ["MeasuringTrainer"]
 logger = logging.getLogger(__name__)
 
 
-class MeasuringTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with the evaluation of gain and loss in place of its own.
+class MeasuringTrainer(CheckpointingTrainer):
+    """A Trainer with the evaluation of gain and loss in place of its own.
 
     `reference` are the scores of the starting weights, `scores_by_step` those of each evaluation,
     `budget` the callback that stops the run. Where there is no general text, `watches_kl` says that
@@ -193,30 +194,13 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
         values["selection_perplexity"] = values[f"{SPECIALIZED}_perplexity"]
         return {f"eval_{name}": value for name, value in values.items()}
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> Any:
-        """Train as Trainer does, the reference measured first, on the weights training starts from.
-
-        `resume_from_checkpoint=True` takes the last checkpoint that was written whole.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(require_checkpoint(self._folder))
-        self._make_ready()
+    def _make_ready(self) -> None:
+        """Measure the reference, on the weights that training starts from."""
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def _make_ready(self) -> None:
-        """What has to be done on the starting weights, before anything changes them."""
-
-    @property
-    def _folder(self) -> Path:
-        assert self.args.output_dir is not None, "TrainingArguments gives it a name"
-        return Path(self.args.output_dir)
+    def _texts(self) -> dict[str, Any]:
+        return {**super()._texts(), **(self.eval_dataset or {})}
 
     @property
     def kept_step(self) -> int:
@@ -241,9 +225,6 @@ class MeasuringTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_finite(float(self._tr_loss))
         super()._save_checkpoint(model, trial)
-
-    def _save_starting_weights(self, folder: Path) -> None:
-        self.save_model(str(folder))
 
     def _require_finite(self, loss: float) -> None:
         if math.isfinite(loss):

@@ -134,6 +134,15 @@ class MFTTrainer(MeasuringTrainer):
     def _make_ready(self) -> None:
         self._require_teacher()
         self._require_penalty()
+        super()._make_ready()
+
+    def _texts(self) -> dict[str, Any]:
+        texts = super()._texts()
+        if self.replay_dataset is not None:
+            texts["replay"] = self.replay_dataset
+        if self.args.ewc_lambda:
+            texts["fisher"] = self.fisher_dataset
+        return texts
 
     # Teacher
 

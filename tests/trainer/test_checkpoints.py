@@ -11,7 +11,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from minifinetuning.checkpoints import last_complete_checkpoint
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.models.loading import load_model
 from minifinetuning.trainer import MFTTrainer
@@ -249,26 +248,34 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(run):
         trainer.train()
 
 
-def test_the_last_complete_checkpoint_is_that_of_the_highest_whole_state(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    assert last_complete_checkpoint(tmp_path / "missing") is None
-    states = {
-        "checkpoint-0": None,
-        "checkpoint-9": {"global_step": 9},
-        "checkpoint-10": {"global_step": 10},
-        "checkpoint-11": "{half",
-        "checkpoint-12": {},
-        "checkpoint-13": None,
-    }
-    for name, state in states.items():
-        (tmp_path / name).mkdir()
-        if state is not None:
-            text = state if isinstance(state, str) else json.dumps(state)
-            (tmp_path / name / "trainer_state.json").write_text(text)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-
-
 def test_resuming_without_a_checkpoint_is_refused(run):
     trainer = run()
     with pytest.raises(InputError, match=re.escape(f"{trainer.args.output_dir} holds no whole")):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_holds_no_token_of_an_account(run):
+    secret = "hf_0123456789secret"
+    trainer = run(max_steps=2, hub_token=secret, save_only_model=False, save_total_limit=7)
+    trainer.train()
+    files = [path for path in Path(trainer.args.output_dir).rglob("*") if path.is_file()]
+    assert {"training_args.bin", "trainer_state.json"} <= {path.name for path in files}
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert trainer.args.hub_token == secret
+    saved = [path for path in files if path.name == "training_args.bin"]
+    for path in saved:
+        assert torch.load(path, weights_only=False).save_total_limit == 7
+    assert secret not in json.dumps(trainer.args.to_dict())
+
+
+def test_generation_settings_that_cannot_be_saved_end_no_run(run, caplog):
+    trainer = run(max_steps=1)
+    # As published models have them; transformers refuses to save them.
+    trainer.model.generation_config.do_sample = False
+    trainer.model.generation_config.temperature = 0.9
+    with pytest.raises(ValueError, match="temperature"):
+        trainer.model.generation_config.save_pretrained(trainer.args.output_dir)
+    trainer.train()
+    assert "temperature" in caplog.text
+    folders = sorted(path.name for path in Path(trainer.args.output_dir).iterdir())
+    assert folders == ["checkpoint-1"]

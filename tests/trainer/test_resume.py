@@ -15,6 +15,11 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 import minifinetuning
+from minifinetuning import checkpointing
+from minifinetuning.checkpoints import last_complete_checkpoint, write_manifest
+from minifinetuning.config import MFTConfig
+from minifinetuning.errors import InputError
+from minifinetuning.experiments.run_folder import run_folder
 from minifinetuning.trainer import MFTTrainer
 
 LORA = LoraConfig(r=2, lora_dropout=0.1, task_type="CAUSAL_LM")
@@ -94,8 +99,6 @@ def train(random_sequences):
 
 @pytest.fixture
 def trainer(tiny_model, settings, train, validation_texts):
-    from minifinetuning.config import MFTConfig
-
     def make(name, adapter=None, callback=None, texts=validation_texts, data=train, **changes):
         return MFTTrainer(
             tiny_model("llama", attention_dropout=0.1),
@@ -143,17 +146,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    state = tmp_path / "run" / "checkpoint-4" / "trainer_state.json"
+    # It has its name once it is whole.
+    manifest = tmp_path / "run" / "checkpoint-4" / "checkpoint.json"
     try:
         for _ in range(1200):
-            if child.poll() is not None or (state.exists() and _is_json(state)):
+            if child.poll() is not None or manifest.exists():
                 break
             time.sleep(0.1)
     finally:
         child.kill()
         _, error = child.communicate()
     assert child.returncode == -signal.SIGKILL, error.decode()
-    assert state.exists()
+    assert manifest.exists()
 
     resumed = Interrupt()
     run = trainer("run", callback=resumed)
@@ -162,13 +166,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     whole = trainer("whole")
     whole.train()
     assert_same_run(run, whole)
-
-
-def _is_json(path):
-    try:
-        return bool(json.loads(path.read_text()))
-    except ValueError:
-        return False
 
 
 @pytest.mark.parametrize("adapter", [None, LORA])
@@ -185,12 +182,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trainer, adapter,
     assert_same_run(run, whole)
 
 
-def test_a_checkpoint_that_was_not_written_whole_is_passed_over(trainer, tmp_path):
+@pytest.mark.parametrize("missing", ["optimizer.pt", "scheduler.pt", "checkpoint.json"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(trainer, tmp_path, missing):
     with pytest.raises(KeyboardInterrupt):
-        trainer("run", callback=Interrupt(5)).train()
-    half = tmp_path / "run" / "checkpoint-6"
-    half.mkdir()
-    (half / "model.safetensors").write_bytes(b"half of the weights")
+        trainer("run", callback=Interrupt(7)).train()
+    (tmp_path / "run" / "checkpoint-6" / missing).unlink()
     resumed = Interrupt()
     run = trainer("run", callback=resumed)
     run.train(resume_from_checkpoint=True)
@@ -198,6 +194,133 @@ def test_a_checkpoint_that_was_not_written_whole_is_passed_over(trainer, tmp_pat
     whole = trainer("whole")
     whole.train()
     assert_same_run(run, whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(trainer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer("run", callback=Interrupt(1)).train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-0"]
+    run = trainer("run")
+    run.train(resume_from_checkpoint=True)
+    whole = trainer("whole")
+    whole.train()
+    assert_same_run(run, whole)
+
+
+@pytest.fixture
+def interrupted(trainer, tmp_path):
+    """A run with checkpoints at steps 2 and 4."""
+    with pytest.raises(KeyboardInterrupt):
+        trainer("run", callback=Interrupt(5)).train()
+    return tmp_path / "run" / "checkpoint-4"
+
+
+def test_what_is_of_another_training_is_refused_by_name(
+    trainer, interrupted, random_sequences, validation_texts, tiny_model, settings
+):
+    other = random_sequences(40, 16, seed=4, vocabulary=20)
+    text = {**validation_texts, "general": random_sequences(8, 16)}
+    cases = [
+        ({"data": other}, "the training text (--data) is another"),
+        ({"texts": text}, "the general validation text (--general) is another"),
+        (
+            {"texts": {"specialized": validation_texts["specialized"]}},
+            "the general validation text (--general) is missing now",
+        ),
+        ({"seed": 7}, "--seed was 42 and is 7"),
+        ({"objective": "ft"}, "--objective was mft and is ft"),
+        ({"tau": 0.5, "learning_rate": 2e-2}, "--learning_rate was 0.01 and is 0.02, --tau was"),
+        ({"max_steps": 16}, "--max_steps was 8 and is 16"),
+        ({"gradient_accumulation_steps": 1}, "a step had 4 sequences"),
+        ({"adapter": LORA}, "there was no adapter (--adapter)"),
+    ]
+    for changes, said in cases:
+        run = trainer("run", **changes)
+        for asked in (True, str(interrupted)):
+            with pytest.raises(InputError) as caught:
+                run.train(resume_from_checkpoint=asked)
+            message = str(caught.value)
+            assert message.startswith(f"{interrupted} is of another training: ")
+            assert said in message
+            assert "\n" not in message
+    run = trainer("run")
+    with torch.no_grad():
+        run.model.lm_head.weight[0, 0] += 1
+    with pytest.raises(InputError, match=r"the model \(--model, --dtype\) is another"):
+        run.train(resume_from_checkpoint=True)
+    # What can be known before texts and model are read.
+    args = settings("run", seed=7, resume_from_checkpoint="True")
+    with pytest.raises(InputError, match="--seed was 42 and is 7"), run_folder(MFTConfig(**args)):
+        pass
+
+
+def test_what_changes_no_training_may_change(trainer, interrupted):
+    resumed = Interrupt()
+    changes = {"logging_steps": 4, "gradient_accumulation_steps": 4}
+    changes |= {"per_device_train_batch_size": 1, "max_degeneralization": 1e6}
+    trainer("run", callback=resumed, **changes).train(resume_from_checkpoint=True)
+    assert resumed.steps == [5, 6, 7, 8]
+
+
+def test_more_steps_are_the_same_training_where_the_rate_is_constant(trainer):
+    constant = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    trainer("run", max_steps=4, **constant).train()
+    run = trainer("run", max_steps=8, **constant)
+    run.train(resume_from_checkpoint=True)
+    whole = trainer("whole", max_steps=8, **constant)
+    whole.train()
+    assert_same_run(run, whole)
+
+
+def test_a_finished_run_trains_no_further(trainer):
+    whole = trainer("run")
+    whole.train()
+    again = Interrupt()
+    run = trainer("run", callback=again)
+    run.train(resume_from_checkpoint=True)
+    assert again.steps == []
+    assert run.state.global_step == 8
+    assert run.kept_step == whole.kept_step
+    for name, value in run.model.named_parameters():
+        assert torch.equal(value, whole.model.get_parameter(name)), name
+
+
+def test_a_run_that_its_budget_stopped_goes_on_under_a_larger_one_only(trainer):
+    def steps(budget, resume):
+        counted = Interrupt()
+        run = trainer("run", callback=counted, max_degeneralization=budget)
+        run.train(resume_from_checkpoint=resume)
+        return counted.steps, run.budget.reason
+
+    first, reason = steps(1e-6, resume=False)
+    assert len(first) % 2 == 0
+    assert len(first) < 8
+    assert steps(1e-6, resume=True) == ([], reason)
+    assert steps(1e6, resume=True) == (list(range(len(first) + 1, 9)), None)
+
+
+def test_a_folder_that_was_moved_keeps_its_best_step(trainer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer("run", callback=Interrupt(5)).train()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run = trainer("moved", callback=Interrupt(5))
+    with pytest.raises(KeyboardInterrupt):
+        run.train(resume_from_checkpoint=True)
+    best = Path(run.state.best_model_checkpoint)
+    assert best.parent == tmp_path / "moved"
+    assert best.is_dir()
+
+
+def test_the_older_checkpoint_goes_only_when_the_newer_one_is_whole(trainer, tmp_path, monkeypatch):
+    def fail_at_six(folder, step, *args, **kwargs):
+        if step == 6:
+            raise KeyboardInterrupt
+        write_manifest(folder, step, *args, **kwargs)
+
+    monkeypatch.setattr(checkpointing, "write_manifest", fail_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        trainer("run", save_total_limit=1).train()
+    assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-4"
 
 
 def test_a_checkpoint_may_be_named(trainer, tmp_path):

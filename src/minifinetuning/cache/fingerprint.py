@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 from minifinetuning.data.batches import Sequences, normalized
 from minifinetuning.models.causal import causal_model
 
-__all__ = ["Fingerprint", "TextIdentity", "text_identity", "weights_identity"]
+__all__ = [
+    "Fingerprint",
+    "TextIdentity",
+    "starting_weights",
+    "text_identity",
+    "weights_identity",
+]
 
 FORMAT = 1
 
@@ -105,13 +111,13 @@ def weights_identity(model: PreTrainedModel | PeftModel) -> str:
     }
     said = json.dumps([type(inner).__name__, settings], sort_keys=True, default=str)
     digest = hashlib.sha256(said.encode())
-    for name, weight in sorted(_starting_weights(inner)):
+    for name, weight in sorted(starting_weights(inner)):
         digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}:".encode())
         digest.update(_bytes(weight))
     return digest.hexdigest()
 
 
-def _starting_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def starting_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The parameters and their names in the model that has no adapters."""
     adapted = [name for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)]
     for name, weight in model.named_parameters():

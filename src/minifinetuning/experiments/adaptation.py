@@ -23,6 +23,7 @@ from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
 from minifinetuning.models.saving import save_model
 from minifinetuning.report import model_card
+from minifinetuning.resuming import asked_checkpoint
 from minifinetuning.trainer import MFTTrainer
 
 __all__ = [
@@ -103,18 +104,12 @@ def trained(
     )
     trainer.reference = reference
     if trainer.is_world_process_zero():
-        begin_run(Path(str(training.output_dir)), resume=bool(training.resume_from_checkpoint))
-    trainer.train(_resume_argument(training.resume_from_checkpoint))
+        resumes = asked_checkpoint(training.resume_from_checkpoint) is not False
+        begin_run(Path(str(training.output_dir)), resume=resumes)
+    trainer.train(training.resume_from_checkpoint)
     # Trainer turns the cache off for training; the model that people load should generate with it.
     causal_model(trainer.model).config.use_cache = uses_cache
     return trainer, _metrics(trainer, stopwatch, model, adapter, texts)
-
-
-def _resume_argument(value: str | None) -> str | bool | None:
-    """The command line knows strings only: `--resume_from_checkpoint True` is the last one."""
-    if isinstance(value, str) and value.lower() in ("true", "yes", "1", "last"):
-        return True
-    return value
 
 
 def _metrics(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from minifinetuning.checkpoints import manifest_of
 from minifinetuning.files import write_atomically
 
 __all__ = ["MANIFEST", "RESULT", "Manifest", "is_by_a_run", "matching"]
@@ -99,7 +100,7 @@ class Manifest:
 def is_by_a_run(checkpoint: Path) -> bool:
     """Whether a training of ours wrote this checkpoint: its folder, or its state, says so."""
     manifest = Manifest.of(checkpoint.parent)
-    if manifest.is_written or manifest.files:
+    if manifest.is_written or manifest.files or manifest_of(checkpoint) is not None:
         return True
     with suppress(OSError, ValueError, KeyError, TypeError):
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

@@ -12,7 +12,6 @@ from itertools import takewhile
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from minifinetuning.checkpoints import require_checkpoint
 from minifinetuning.config import MFTConfig
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.full_disk import (
@@ -23,6 +22,7 @@ from minifinetuning.experiments.full_disk import (
 from minifinetuning.experiments.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
 from minifinetuning.experiments.overlap import require_apart, require_outside
 from minifinetuning.files import LOCK, locked
+from minifinetuning.resuming import asked_checkpoint, checkpoint_to_resume, require_same_settings
 
 __all__ = [
     "begin_run",
@@ -55,7 +55,7 @@ def run_folder(training: MFTConfig, *options: object) -> Iterator[None]:
         # The first process speaks for all: the others could meet what it has written by then.
         yield
         return
-    resume = training.resume_from_checkpoint
+    resume = asked_checkpoint(training.resume_from_checkpoint)
     if isinstance(resume, str) and os.path.isdir(resume):
         require_outside(folder, Path(resume))
     with output_folder(folder, *options):
@@ -69,8 +69,9 @@ def run_folder(training: MFTConfig, *options: object) -> Iterator[None]:
         if not resume:
             checkpoints = sorted(folder.glob("checkpoint-*"))
             _require_own(folder, [path.name for path in checkpoints if not is_by_a_run(path)])
-        if str(resume).lower() in ("true", "yes", "1", "last"):
-            require_checkpoint(folder)
+        checkpoint = checkpoint_to_resume(resume, folder, thoroughly=False)
+        if checkpoint is not None:
+            require_same_settings(checkpoint, training)
         require_space(folder, _least_bytes(training, options) - _bytes_to_be_freed(folder, resume))
         yield
 

@@ -131,8 +131,9 @@ def _difference(found: Any, expected: Any) -> str:
 
 
 def chosen_options(training: ComparisonConfig) -> dict[str, Any]:
-    """The fields that were set, and those that every cell looks at."""
-    return training.chosen(
+    """The fields that were set, and those that every cell looks at; no tokens: it is written."""
+    chosen = training.chosen(
         *("seed", "ewc_lambda", "new_data_fraction", "teacher_cache", "bf16"),
         *("per_device_train_batch_size", "gradient_accumulation_steps"),
     )
+    return {name: value for name, value in chosen.items() if not name.endswith("_token")}

@@ -1,0 +1,160 @@
+"""A Trainer whose checkpoints are whole, and whose runs go on as if nothing had happened."""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from minifinetuning.checkpoints import MANIFEST, best_of, write_manifest
+from minifinetuning.config import MFTConfig
+from minifinetuning.errors import InputError
+from minifinetuning.models.saving import save_model
+from minifinetuning.resuming import (
+    asked_checkpoint,
+    checkpoint_to_resume,
+    require_same_training,
+    training_record,
+)
+
+__all__ = ["CheckpointingTrainer"]
+
+
+class CheckpointingTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer with a manifest in every checkpoint, which resuming goes by."""
+
+    args: MFTConfig
+    model: PreTrainedModel | PeftModel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._record: dict[str, Any] | None = None
+        self._resumed: Path | None = None
+        super().__init__(*args, **kwargs)
+        self._checkpoints_kept = self.args.save_total_limit
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train as Trainer does.
+
+        `resume_from_checkpoint=True` takes the last checkpoint that was written whole, or begins
+        anew where that is the start. Raises InputError where one cannot be gone on from, or is of
+        another training: see `resuming`.
+        """
+        self._record = self._record or training_record(self.args, self.model, self._texts())
+        self._resumed = self._checkpoint(asked_checkpoint(resume_from_checkpoint))
+        self._make_ready()
+        checkpoint = None if self._resumed is None else str(self._resumed)
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _texts(self) -> dict[str, Any]:
+        """All texts that a run depends on, by the names that `resuming` knows."""
+        return {} if self.train_dataset is None else {"train": self.train_dataset}
+
+    def _checkpoint(self, asked: str | bool) -> Path | None:
+        """What to go on from. The first process decides: all go on, or all raise InputError."""
+        said: list[Any] = [None, None]
+        if self.accelerator.process_index == 0:
+            try:
+                found = checkpoint_to_resume(asked, self._folder)
+                if found is not None:
+                    assert self._record is not None
+                    require_same_training(found, self._record, self.args)
+                said = [found, None]
+            except InputError as error:
+                said = [None, str(error)]
+        found, refusal = broadcast_object_list(said)
+        if refusal is not None:
+            raise InputError(refusal)
+        return found
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            # For transformers 4 our config.json has it too: nobody has to do anything about it.
+            warnings.filterwarnings("ignore", "`rope_scaling` is deprecated", FutureWarning)
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_callback_state(self) -> None:
+        """With the rest of a checkpoint's state; the best one lies beside it, wherever that is."""
+        super()._load_callback_state()
+        best = None if self._resumed is None else best_of(self._resumed)
+        if best is not None:
+            self.state.best_model_checkpoint = str(best)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, which trains a step before it asks whether the run has ended already."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
+    def _make_ready(self) -> None:
+        """What has to be done on the starting weights, before anything changes them."""
+
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None, "TrainingArguments gives it a name"
+        return Path(self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's, with a manifest, before which no older checkpoint is removed."""
+        folder = self._folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit = self._checkpoints_kept = self.args.save_total_limit
+        self.args.save_total_limit = None
+        try:
+            if self.args.should_save:
+                (folder / MANIFEST).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        # Other processes write files of their own.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._write_manifest(folder, resumable=not self.args.save_only_model)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(self._folder), limit, best, use_mtime=True)
+
+    def _save_starting_weights(self, folder: Path) -> None:
+        if self.args.should_save:
+            (folder / MANIFEST).unlink(missing_ok=True)
+        self.save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            self._write_manifest(folder, resumable=False)
+
+    def _write_manifest(self, folder: Path, *, resumable: bool) -> None:
+        assert self._record is not None, "training has begun"
+        write_manifest(folder, self.state.global_step, self._record, resumable=resumable)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Save model, tokenizer and arguments: for other programs too, and without secrets."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self._folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = self.processing_class
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        save_model(model, folder, tokenizer, state_dict=state_dict)
+        torch.save(self._shared_args(), folder / TRAINING_ARGS_NAME)
+
+    def _shared_args(self) -> MFTConfig:
+        """The arguments without what lets one into an account: files are passed on to others."""
+        shared = copy.copy(self.args)
+        shared.save_total_limit = self._checkpoints_kept
+        for name in vars(shared):
+            if name.endswith("_token"):
+                setattr(shared, name, None)
+        return shared
