@@ -107,3 +107,8 @@ def test_the_same_run_is_never_taken_for_two(names, rates, twice):
 
 def test_runs_that_differ_are_taken():
     require_distinct(parsed_methods("ft,ft@1e-5,ft+blend,ft+blend@1e-5,lora"), [3e-5, 1e-4])
+
+
+def test_no_token_of_an_account_is_written_into_results(comparison):
+    compared = comparison("ft", hub_token="hf_0123456789secret")
+    assert "hf_0123456789secret" not in repr(compared)
