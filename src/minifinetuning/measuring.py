@@ -144,7 +144,9 @@ class MeasuringTrainer(CheckpointingTrainer):
 
         # What was scored is known to all; how it was scored, to each for its share.
         likelihood = over_processes(scores.losses.negative_log_likelihood)
-        ends = over_processes(torch.tensor(scores.ends.negative_log_likelihood))
+        ends = over_processes(
+            torch.tensor(scores.ends.negative_log_likelihood, dtype=torch.float64)
+        )
         kl = scores.forward_kl
         return replace(
             scores,

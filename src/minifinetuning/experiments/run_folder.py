@@ -217,7 +217,7 @@ def _least_bytes(training: MFTConfig, options: tuple[object, ...]) -> int:
     return 2 * stored if is_new else stored
 
 
-def _bytes_to_be_freed(folder: Path, resume: str | None) -> int:
+def _bytes_to_be_freed(folder: Path, resume: str | bool) -> int:
     checkpoints = [] if resume else folder.glob("checkpoint-*")
     files = (path for checkpoint in checkpoints for path in checkpoint.rglob("*"))
     return sum(path.stat().st_size for path in files if path.is_file())
