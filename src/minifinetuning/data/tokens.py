@@ -11,7 +11,7 @@ import numpy
 import numpy.typing
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.plain_ids import PlainText
+from minifinetuning.data.plain_ids import PlainText, control_ids
 from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,12 +132,8 @@ def closing_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def opening_token_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """The special tokens that a tokenizer may put in front of a document: all but EOS and unknown.
-
-    None of them stands for text: text that spells one is encoded as ordinary text.
-    """
-    kept = {tokenizer.eos_token_id, tokenizer.unk_token_id}
-    return frozenset(int(token) for token in tokenizer.all_special_ids if token not in kept)
+    """The control tokens that may stand in front of a document, and never stand for text."""
+    return control_ids(tokenizer) - {tokenizer.eos_token_id, tokenizer.unk_token_id}
 
 
 def token_count(value: int | str) -> int:
