@@ -64,7 +64,8 @@ def test_the_comparison_says_what_its_cells_say() -> None:
     order = [row["method"] for row in comparison["rows"].values()]
     cells.sort(key=lambda cell: order.index(cell["method"]))
     reference = json.loads((COMPARISON / "reference.json").read_text("utf-8"))
-    summary = comparison_summary(rows(cells, reference["scores"]), comparison["budget"])
+    table = rows(cells, reference["scores"], comparison["budget"])
+    summary = comparison_summary(table, comparison["budget"])
     assert summary == (COMPARISON / "results.md").read_text("utf-8").rstrip("\n")
     told = (ROOT / "docs/comparison.md").read_text("utf-8")
     for part in summary.split("\n\n"):

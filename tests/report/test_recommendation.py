@@ -9,16 +9,25 @@ MFT = ((0, 0), (6, 0.4), (9, 1.0), (10, 1.6))
 FT = ((0, 0), (5, 0.9), (12, 4.0))
 
 
+def ahead(results, winner, over, low, high):
+    """The results, of which `winner` was held against another: an interval of S in points."""
+    value = None if low is None else (low + high) / 2
+    intervals = {"level": 0.95, "specialization": [low, high]}
+    results[winner]["lead"] = {"over": over, "specialization": value, "intervals": intervals}
+    return results
+
+
 def test_the_best_evaluation_within_the_budget_is_named_with_what_it_costs(trial):
     results = {
         "one": trial("ft", *FT, learning_rate=3e-5),
         "two": trial("mft", *MFT, learning_rate=1e-4),
     }
 
-    assert recommendation(results, budget=1) == (
+    assert recommendation(ahead(results, "two", "one", 3.0, 5.0), budget=1) == (
         "Within the budget of DG ≤ 1 %, mft at learning rate 1e-4 gains most, "
         "S 9.00 % for DG 1.00 % at step 20; "
-        "the runner-up is ft at learning rate 3e-5 with S 5.00 % for DG 0.90 % at step 10."
+        "the runner-up is ft at learning rate 3e-5 with S 5.00 % for DG 0.90 % at step 10, "
+        "4.00 [3.00, 5.00] points less."
     )
 
 
@@ -58,26 +67,34 @@ def test_one_method_is_held_against_its_other_learning_rate(trial):
     assert "the runner-up is mft at learning rate 3e-5" in recommendation(results, budget=1)
 
 
-@pytest.mark.parametrize(("best", "is_clear"), [(9.4, False), (9.6, True)])
-def test_a_winner_within_the_interval_of_the_runner_up_is_not_called_better(trial, best, is_clear):
-    results = {
-        "mft": trial("mft", (0, 0), (best, 0.9)),
-        "ft": trial("ft", (0, 0), (9, 0.9), (11, 3)),  # 11 ± 0.5 was kept, 9 is within the budget
-    }
+@pytest.mark.parametrize(("low", "is_clear"), [(-0.1, False), (0.0, False), (0.1, True)])
+def test_which_is_better_is_judged_by_their_paired_difference(trial, low, is_clear):
+    # 9 ± 0.5 and 8.9 ± 0.5: side by side neither interval says which is better.
+    results = {"mft": trial("mft", (0, 0), (9, 0.9)), "ft": trial("ft", (0, 0), (8.9, 0.9))}
 
-    sentence = recommendation(results, budget=1)
+    sentence = recommendation(ahead(results, "mft", "ft", low, 0.4), budget=1)
 
     assert ("the runner-up is ft" in sentence) == is_clear
-    assert (
-        "not clearly better than ft at learning rate 1e-4 with S 9.00 %" in sentence
-    ) != is_clear
+    assert ("not clearly better than ft at learning rate 1e-4" in sentence) != is_clear
+    assert f"{(low + 0.4) / 2:.2f} [{low:.2f}, 0.40] points" in sentence
 
 
 def test_an_unbounded_interval_makes_nothing_clear(trial):
     results = {"mft": trial("mft", (0, 0), (50, 0.9)), "ft": trial("ft", (0, 0), (9, 0.9))}
-    results["ft"]["intervals"]["specialization"] = [None, None]
+    sentence = recommendation(ahead(results, "mft", "ft", None, None), budget=1)
 
-    assert "not clearly better than ft" in recommendation(results, budget=1)
+    assert "not clearly better than ft" in sentence
+
+
+@pytest.mark.parametrize("over", [None, "kl"])
+def test_without_a_pairing_nothing_is_claimed(trial, over):
+    results = {"mft": trial("mft", (0, 0), (50, 0.9)), "ft": trial("ft", (0, 0), (9, 0.9))}
+    if over:
+        ahead(results, "mft", over, 1.0, 2.0)
+    sentence = recommendation(results, budget=1)
+
+    assert sentence.endswith("though the two were not paired.")
+    assert "clearly" not in sentence
 
 
 def test_where_nothing_gains_within_the_budget_the_least_loss_is_named(trial):

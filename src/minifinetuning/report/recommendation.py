@@ -1,99 +1,83 @@
 """What a comparison comes to, in one sentence."""
 
-import math
 from collections.abc import Mapping
 
 from minifinetuning.report.method_table import learning_rate
 from minifinetuning.report.ranking import (
-    Evaluation,
-    best_within,
+    Choice,
+    contenders,
     evaluations,
     has_general_text,
     place_of,
     ranked,
+    tries_several_methods,
 )
 from minifinetuning.report.tables import Metrics
 
 __all__ = ["recommendation"]
 
-Choice = tuple[Metrics, Evaluation]
-"""A result and the evaluation at which one would stop it."""
-
 
 def recommendation(results: Mapping[str, Metrics], budget: float) -> str:
     """The result and step with the largest S among all evaluations with DG <= `budget` (%).
 
-    The best of another method, the runner-up, is named with its S. Where the winner's S is within
-    the runner-up's interval (as wide as at the step that the runner-up kept, around its S here),
-    the sentence says "not clearly better than". Without general text the budget cannot be applied:
-    S of the steps kept decides, and the sentence says so.
+    The best of another method, the runner-up, is named with its S. Which of two is better is judged
+    as everywhere, by their difference on the same resamples: `lead` of the winner, see
+    `experiments.compare.lead`. Where that holds zero the sentence says "not clearly better than",
+    and where it is not known, that it is not. Without general text the budget cannot be applied: S
+    of the steps kept decides, and the sentence says so.
     Raises InputError where there is no result.
     """
     ordered = list(ranked(results, budget).values())
-    if has_general_text(results):
-        bests = [(metrics, best_within(metrics, budget)) for metrics in ordered]
-        choices = [(metrics, best) for metrics, best in bests if best]
-        opening = f"Within the budget of DG ≤ {budget:g} %"
-    else:
-        choices = [(metrics, metrics) for metrics in ordered if metrics["specialization"] > 0]
-        opening = f"Without general text DG ≤ {budget:g} % cannot be checked; by S alone"
-    if not choices:
+    winner, rival = contenders(results, budget)
+    if winner is None:
         return _without_gain(ordered, budget)
-    winner = choices[0]
-    gain = f"{_name(winner[0])} gains most, S {_outcome(winner)} at {place_of(winner[1])}"
-    return f"{opening}, {gain}{_stake(winner, choices[1:], ordered)}."
+    opening = f"Without general text DG ≤ {budget:g} % cannot be checked; by S alone"
+    if has_general_text(results):
+        opening = f"Within the budget of DG ≤ {budget:g} %"
+    gain = f"{_name(winner.metrics)} gains most, S {_outcome(winner)} at "
+    gain += place_of(winner.evaluation)
+    if rival is not None:
+        return f"{opening}, {gain}{_stake(winner, rival)}."
+    if len(results) == 1:
+        return f"{opening}, {gain}."
+    alternative = "method" if tries_several_methods(results) else "learning rate"
+    within = " within it" if _has_loss(winner) else ""
+    return f"{opening}, {gain}; no other {alternative} gained anything{within}."
 
 
-def _stake(winner: Choice, others: list[Choice], results: list[Metrics]) -> str:
-    """The rest of the sentence: what the best of another method would have given.
-
-    Where only one method was tried, its next learning rate takes that place.
-    """
-    several_methods = len({_training(metrics) for metrics in results}) > 1
-    rivals = [
-        choice
-        for choice in others
-        if not several_methods or _training(choice[0]) != _training(winner[0])
-    ]
-    if not rivals and len(results) == 1:
-        return ""
-    if not rivals:
-        alternative = "method" if several_methods else "learning rate"
-        return f"; no other {alternative} gained anything" + " within it" * _has_loss(winner)
-    rival, evaluation = rivals[0]
-    runner_up = f"{_name(rival)} with S {_outcome(rivals[0])} at {place_of(evaluation)}"
-    if winner[1]["specialization"] > evaluation["specialization"] + _margin(rival):
-        return f"; the runner-up is {runner_up}"
-    level = 100 * rival["intervals"]["level"]
-    return f", which is not clearly better than {runner_up} (within its {level:g} % interval)"
+def _stake(winner: Choice, rival: Choice) -> str:
+    """The rest of the sentence: what the best of another method would have given."""
+    runner_up = f"{_name(rival.metrics)} with S {_outcome(rival)} at {place_of(rival.evaluation)}"
+    lead = winner.metrics.get("lead")
+    if not lead or lead["over"] != rival.name:
+        return f"; the runner-up is {runner_up}, though the two were not paired"
+    low, high = lead["intervals"]["specialization"] or (None, None)
+    if low is None or high is None:
+        return f", which is not clearly better than {runner_up}"
+    more = _points(lead["specialization"], low, high)
+    if low > 0:
+        return f"; the runner-up is {runner_up}, {more} less"
+    return f", which is not clearly better than {runner_up} ({more} more, paired)"
 
 
-def _training(metrics: Metrics) -> frozenset[str]:
-    """The words of a method; one that is only blended at the end is no other way to train."""
-    return frozenset(str(metrics["method"]).split("+")) - {"blend"}
-
-
-def _margin(metrics: Metrics) -> float:
-    """How far (%) the interval of S reaches above S at the step kept."""
-    interval = metrics["intervals"]["specialization"]
-    if interval is None or interval[1] is None:
-        return math.inf
-    return float(interval[1] - metrics["specialization"])
+def _points(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] points"
 
 
 def _without_gain(results: list[Metrics], budget: float) -> str:
     gains = [
-        (metrics, entry)
+        Choice("", metrics, entry)
         for metrics in results
         for entry in evaluations(metrics, "specialization", "degeneralization")
         if entry["specialization"] > 0
     ]
     if not gains:
         return "Keep the starting model: nothing that was tried gained on the specialized text."
-    cheapest = min(gains, key=lambda gain: float(gain[1]["degeneralization"]))
+    cheapest = min(gains, key=lambda gain: float(gain.evaluation["degeneralization"]))
     return (
         f"Nothing gained within the budget of DG ≤ {budget:g} %: the gain of least loss is "
-        f"{_name(cheapest[0])} with S {_outcome(cheapest)} at {place_of(cheapest[1])}, so "
+        f"{_name(cheapest.metrics)} with S {_outcome(cheapest)} at "
+        f"{place_of(cheapest.evaluation)}, so "
         "accept that loss or keep the starting model."
     )
 
@@ -104,7 +88,7 @@ def _name(metrics: Metrics) -> str:
 
 def _outcome(choice: Choice) -> str:
     """S and what it cost, like `8.14 % for DG 0.42 %`."""
-    metrics, evaluation = choice
+    _, metrics, evaluation = choice
     gained = f"{evaluation['specialization']:.2f} %"
     if _has_loss(choice):
         return f"{gained} for DG {evaluation['degeneralization']:z.2f} %"
@@ -114,4 +98,4 @@ def _outcome(choice: Choice) -> str:
 
 
 def _has_loss(choice: Choice) -> bool:
-    return choice[1].get("degeneralization") is not None
+    return choice.evaluation.get("degeneralization") is not None

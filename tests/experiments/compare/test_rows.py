@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minifinetuning.evaluation import TextScores
+from minifinetuning.experiments.compare.lead import evaluation_record
 from minifinetuning.experiments.compare.rows import rows
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
 from minifinetuning.metrics import SequenceLosses
@@ -78,3 +79,59 @@ def test_without_a_seed_in_common_nothing_is_paired():
     )
     assert table["mft"]["difference"] is None
     assert rows([], scores_record(scores(0))) == {}
+
+
+def run(method, seed, *gains, kept=-1):
+    """A result evaluated at steps 1, 2, …, with these shifts of the likelihood a token."""
+    steps = [0.0, *gains]
+    start = scores(0.0)["specialized"].perplexity
+    history = [
+        {
+            "step": step,
+            "specialization": 100 * (1 - scores(gain)["specialized"].perplexity / start),
+            "degeneralization": float(step),
+        }
+        for step, gain in enumerate(steps)
+    ]
+    evaluations = [
+        evaluation_record({"step": step}, scores(gain)) for step, gain in enumerate(steps)
+    ]
+    made = result(method, 1e-5, seed, steps[kept])
+    return made | {
+        "history": history,
+        "evaluations": evaluations,
+        "specialization": history[kept]["specialization"],
+        "degeneralization": history[kept]["degeneralization"],
+    }
+
+
+def test_the_one_that_is_recommended_is_held_against_the_next_where_both_would_be_stopped():
+    results = [run("ft", 1, 0.10, 0.30), run("mft", 1, 0.15, 0.20), run("kl", 1, 0.01, 0.02)]
+    table = rows(results, scores_record(scores(0.0)), 1.0)
+    start = scores(0.0)["specialized"].perplexity
+    expected = [100 * (1 - scores(s)["specialized"].perplexity / start) for s in (0.15, 0.10)]
+    lead = table["mft"]["lead"]
+    assert lead["over"] == "ft"
+    assert lead["specialization"] == pytest.approx(expected[0] - expected[1])
+    assert lead["intervals"]["specialization"] == pytest.approx([expected[0] - expected[1]] * 2)
+    assert not any("lead" in table[name] for name in ("ft", "kl"))
+    assert "evaluations" not in table["mft"]
+    # With a larger budget others would be stopped later.
+    wide = rows(results, scores_record(scores(0.0)), 2.0)
+    assert wide["ft"]["lead"]["over"] == "mft"
+
+
+def test_results_of_before_know_the_step_that_was_kept():
+    results = [run("ft", 1, 0.10, 0.30), run("mft", 1, 0.15, 0.20, kept=1)]
+    for one in results:
+        del one["evaluations"]
+    table = rows(results, scores_record(scores(0.0)), 2.0)
+    # mft would be stopped at step 2, and step 1 was kept.
+    assert not any("lead" in row for row in table.values())
+    table = rows([run("ft", 1, 0.3), run("mft", 1, 0.1)], scores_record(scores(0.0)), 2.0)
+    assert table["ft"]["lead"]["over"] == "mft"
+
+
+def test_without_a_seed_in_common_no_one_leads():
+    results = [run("ft", 1, 0.10), run("mft", 2, 0.15)]
+    assert "lead" not in rows(results, scores_record(scores(0.0)), 1.0)["mft"]

@@ -17,6 +17,7 @@ from minifinetuning.evaluation import SPECIALIZED, TextScores, comparison, measu
 from minifinetuning.experiments.adaptation import trained
 from minifinetuning.experiments.blend import blend_points
 from minifinetuning.experiments.compare.cell import Cell, Settings
+from minifinetuning.experiments.compare.lead import evaluation_record
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
 from minifinetuning.experiments.texts import Texts
 from minifinetuning.files import write_atomically
@@ -104,6 +105,7 @@ def _result(
         "step": measured.step,
         "history": measured.history or metrics["history"],
         "scores": scores_record(measured.scores),
+        "evaluations": measured.evaluations,
     }
 
 
@@ -138,10 +140,14 @@ def _reference(settings: Settings) -> dict[str, TextScores] | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """The step kept and the scores there; `history` where it is not that of the training."""
+    """The step kept and the scores there; `history` where it is not that of the training.
+
+    `evaluations` are the likelihoods at each evaluation, since any of them may be recommended.
+    """
 
     step: int
     scores: Mapping[str, TextScores]
+    evaluations: list[dict[str, Any]]
     history: list[dict[str, Any]] | None = None
 
     @classmethod
@@ -150,7 +156,8 @@ class Measured:
         assert trainer.reference is not None
         scores = {0: trainer.reference, **trainer.scores_by_step}
         best = min(sorted(scores), key=lambda step: scores[step][SPECIALIZED].perplexity)
-        return cls(best, scores[best])
+        evaluations = [evaluation_record({"step": step}, found) for step, found in scores.items()]
+        return cls(best, scores[best], evaluations)
 
 
 def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path) -> Measured:
@@ -182,7 +189,10 @@ def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path
         }
         for point in points
     ]
-    return Measured(step, best.scores, history)
+    evaluations = [
+        evaluation_record(entry, point.scores) for entry, point in zip(history, points, strict=True)
+    ]
+    return Measured(step, best.scores, evaluations, history)
 
 
 def _peak_memory_bytes() -> int:

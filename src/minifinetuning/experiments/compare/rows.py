@@ -4,20 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minifinetuning.evaluation import mean_comparison, mean_difference
+from minifinetuning.experiments.compare.lead import lead
 from minifinetuning.experiments.compare.scores import scores_from
 
 __all__ = ["paired_difference", "rows"]
 
 Result = dict[str, Any]
 
+_OWN = ("cell", "scores", "evaluations")
+"""What a result has for itself."""
 
-def rows(results: Sequence[Result], reference: Result) -> dict[str, Result]:
+
+def rows(
+    results: Sequence[Result], reference: Result, budget: float | None = None
+) -> dict[str, Result]:
     """Metrics by name, seeds pooled: figures are means over seeds, peak memory is the largest.
 
     A name is the method, with its learning rate where the method has several. `reference` is the
     record of the starting model's scores. All but the first result have under `difference` what
     they gained and lost more than the first, on the seeds that both have (None where they have
-    none in common), and under its key `from` the name of the first.
+    none in common), and under its key `from` the name of the first. With a `budget` (DG in %) the
+    one that is recommended has under `lead` how far it is ahead of the next.
     """
     groups: dict[tuple[str, float], list[Result]] = {}
     for result in results:
@@ -32,6 +39,10 @@ def rows(results: Sequence[Result], reference: Result) -> dict[str, Result]:
         first = next(iter(named))
         difference = paired_difference(named[name], named[first], reference)
         table[name]["difference"] = difference and {"from": first, **difference}
+    found = None if budget is None else lead(table, named, reference, budget)
+    if found is not None:
+        winner, ahead = found
+        table[winner]["lead"] = ahead
     return table
 
 
@@ -55,7 +66,7 @@ def paired_difference(
 
 def _pooled(group: list[Result], reference: Result) -> Result:
     if len(group) == 1:
-        return {name: value for name, value in group[0].items() if name not in ("cell", "scores")}
+        return {name: value for name, value in group[0].items() if name not in _OWN}
     first = group[0]
     scores = [scores_from(result["scores"]) for result in group]
     speeds = [result["tokens_per_second"] for result in group if result["tokens_per_second"]]

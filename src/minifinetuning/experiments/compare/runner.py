@@ -67,7 +67,7 @@ def measured(
     if not results:
         return {}, failed
     reference = json.loads(settings.reference.read_text(encoding="utf-8"))
-    return rows(results, reference["scores"]), failed
+    return rows(results, reference["scores"], comparison.budget), failed
 
 
 def _require_general_text(comparison: Comparison) -> None:
