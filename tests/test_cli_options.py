@@ -1,15 +1,18 @@
 """Words and YAML files to options: one converter, every range, and hints for what is misspelt."""
 
+from contextlib import nullcontext
 from functools import cache
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
 
-from minifinetuning.cli import main, parsing
+from minifinetuning.cli import main, parsing, verbs
 from minifinetuning.cli.options import option_types
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.config.ranges import RANGES
 from minifinetuning.errors import InputError
+from minifinetuning.experiments.paper.request import schedule_of
 
 NEEDED = {
     "train": ["--model", "m", "--data", "d", "--output_dir", "o"],
@@ -230,3 +233,40 @@ def test_options_that_mean_nothing_to_a_verb_are_refused(verb, option, reason, c
 def test_a_misspelt_verb_is_told_the_nearest(word, verb, capsys):
     assert main([word]) == 2
     assert f"unknown verb {word}: did you mean {verb}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--gpus_per_cell", "--cpus_per_cell", "--ray_address"])
+def test_options_of_ray_are_refused_without_it(option, capsys):
+    assert main(["reproduce", "--table", "2", "--dry_run", option, "0"]) in (0, 2)
+    (options,) = parsed("reproduce", ["--table", "2", option, "0"])
+    with pytest.raises(InputError, match=f"{option} is for --executor ray"):
+        schedule_of(options)
+
+
+def test_a_reference_is_prepared_with_one_tau():
+    with pytest.raises(InputError, match="--tau auto is for `mft train`"):
+        parsed("prepare-reference", [*NEEDED["prepare-reference"], "--tau", "auto"])
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_prints_the_result(process, monkeypatch, capsys):
+    metrics = {"method": "mft", "step": 1, "last_step": 2}
+    metrics |= {name: {"general_perplexity": 2.0} for name in ("reference", "tuned")}
+    metrics |= {"validation": {"general": {}}}
+    for name, found in {
+        "requirements.require_texts": None,
+        "experiments.run_folder.run_folder": nullcontext(),
+        "experiments.texts.read_texts": None,
+        "experiments.adaptation.adapt": SimpleNamespace(metrics=metrics),
+        "experiments.reference.prepare_reference": metrics,
+        "report.comparison_table": "the table",
+        "report.measured_on": "of much",
+        "report.validation_extent": "much",
+    }.items():
+        monkeypatch.setattr(f"minifinetuning.{name}", lambda *a, found=found, **k: found)
+    training = {"process_index": process, "tau": 0.5, "output_dir": "o", "seed": 1}
+    training = SimpleNamespace(**training, new_data_fraction=0.5, ewc_lambda=0.0)
+    text = SimpleNamespace(data=["d"], general=["g"], replay=None)
+    for verb in (verbs.train, verbs.prepare_reference):
+        verb(None, None, text, training)
+        assert ("was kept in o" in capsys.readouterr().out) == (process == 0)

@@ -159,6 +159,7 @@ def test_which_way_a_metric_is_better_need_not_be_said(folder, metric, greater):
     [
         ({"eval_steps": 4, "save_steps": 6}, "--save_steps 6 must be --eval_steps 4 or a multiple"),
         ({"eval_steps": 6, "save_steps": 0.5}, "--save_steps 0.5 must be --eval_steps 6 or a mul"),
+        ({"eval_delay": 20, "max_steps": 20}, "--eval_delay 20 leaves no step of --max_steps 20"),
         ({"eval_steps": 99, "max_steps": 20}, "--eval_steps 99 is above --max_steps 20"),
         (
             {"eval_steps": 9, "save_steps": 99, "max_steps": 20},

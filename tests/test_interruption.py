@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import minifinetuning
+from minifinetuning.checkpoints import write_manifest
 from minifinetuning.cli import main, parsing, verbs
 from minifinetuning.cli.interruption import how_to_go_on
 
@@ -37,10 +38,18 @@ def test_an_interruption_before_the_options_are_read_is_no_traceback(monkeypatch
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
-    options = (SimpleNamespace(model="m"), SimpleNamespace(output_dir=str(tmp_path)))
+    options = (SimpleNamespace(model="m"), SimpleNamespace(output_dir=str(tmp_path / "out")))
     assert how_to_go_on("train", options) == "nothing is kept, the same command starts again"
-    (tmp_path / "checkpoint-0").mkdir()
-    assert "--overwrite_output_dir starts again" in how_to_go_on("train", options)
+    start, later = tmp_path / "out/checkpoint-0", tmp_path / "out/checkpoint-20"
+    later.mkdir(parents=True)
+    assert how_to_go_on("train", options).endswith("with --overwrite_output_dir starts again")
+    start.mkdir()
+    goes_on = "the same command with --resume_from_checkpoint True "
+    assert how_to_go_on("train", options) == f"{goes_on}starts again"
+    write_manifest(later, 20, {}, resumable=True)
+    assert how_to_go_on("train", options) == f"{goes_on}goes on from {later}"
+    write_manifest(later, 20, {}, resumable=False)
+    assert "--overwrite_output_dir" in how_to_go_on("train", options)
 
 
 def test_a_comparison_goes_on_with_the_same_command(tmp_path):

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sized
 
+from minifinetuning.callbacks import metric_name
 from minifinetuning.config import MFTConfig
 from minifinetuning.data.batches import Sequences, normalized
 from minifinetuning.data.mixing import Mixture
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.evaluation import SPECIALIZED
 
 __all__ = [
+    "metrics_of_evaluations",
     "named_texts",
     "require_fisher_text",
     "require_measurable",
+    "require_metric",
     "require_texts",
     "require_tokens",
     "required_mixture",
@@ -21,6 +24,7 @@ __all__ = [
 def require_texts(args: MFTConfig, *, general: object | None, replay: object | None) -> None:
     """All of the below, for texts that have only been named yet."""
     require_measurable(args, with_general=bool(general))
+    require_metric(args, with_general=bool(general))
     required_mixture(args, replay)
     require_fisher_text(args, replay or general)
 
@@ -30,6 +34,23 @@ def require_measurable(args: MFTConfig, *, with_general: bool) -> None:
     if args.max_degeneralization is not None and not with_general:
         raise InputError(
             "--max_degeneralization needs general text to measure DG on: give it as --general"
+        )
+
+
+def metrics_of_evaluations(*, with_general: bool) -> list[str]:
+    """The names of what an evaluation logs; KL(p_T || p_S) stands in for DG where that is not."""
+    names = ["loss", "specialized_perplexity", "specialization", "selection_perplexity"]
+    of_general = ["general_perplexity", "degeneralization", "ratio"]
+    return [f"eval_{name}" for name in names + (of_general if with_general else ["forward_kl"])]
+
+
+def require_metric(args: MFTConfig, *, with_general: bool) -> None:
+    """Raise InputError where --metric_for_best_model is nothing that an evaluation says."""
+    known = metrics_of_evaluations(with_general=with_general)
+    if args.load_best_model_at_end and metric_name(args) not in known:
+        raise InputError(
+            f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run"
+            f"{did_you_mean(metric_name(args), known)}"
         )
 
 

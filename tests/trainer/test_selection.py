@@ -3,6 +3,7 @@
 import pytest
 
 from minifinetuning.errors import InputError
+from minifinetuning.requirements import metrics_of_evaluations, require_texts
 from minifinetuning.trainer import MFTTrainer
 
 
@@ -10,7 +11,7 @@ from minifinetuning.trainer import MFTTrainer
 def run(tiny_model, training_arguments, validation_texts, random_sequences):
     """`run(**settings)`: a trainer that gains, evaluates at every step and keeps the best."""
 
-    def make(**settings):
+    def make(texts=validation_texts, **settings):
         every_step = {
             "objective": "ft",
             "eval_strategy": "steps",
@@ -24,7 +25,7 @@ def run(tiny_model, training_arguments, validation_texts, random_sequences):
             tiny_model("llama"),
             training_arguments(**(every_step | settings)),
             train_dataset=random_sequences(40, 16, seed=3, vocabulary=20),
-            eval_dataset=validation_texts,
+            eval_dataset=texts,
         )
 
     return make
@@ -57,6 +58,28 @@ def test_a_metric_without_a_value_at_the_start_is_compared_from_the_first_step_o
     trainer.train()
     ratios = logged(trainer, "ratio")
     assert trainer.kept_step == min(ratios, key=ratios.get)
+
+
+@pytest.mark.parametrize("with_general", [True, False])
+def test_what_can_be_chosen_by_is_what_evaluations_say(run, validation_texts, with_general):
+    texts = {n: validation_texts[n] for n in ("specialized", "general")[: 1 + with_general]}
+    trainer = run(texts, objective="mft", max_steps=1)
+    trainer.train()
+    said = set().union(*trainer.state.log_history)
+    known = metrics_of_evaluations(with_general=with_general)
+    assert {name for name in said if name.startswith("eval_")} == {*known, "eval_runtime"}
+
+
+def test_a_metric_that_needs_general_text_is_refused_without(training_arguments):
+    args = training_arguments(
+        metric_for_best_model="eval_degeneralization",
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        save_strategy="steps",
+    )
+    require_texts(args, general=["g"], replay=None)
+    with pytest.raises(InputError, match="eval_degeneralization is no metric of this run"):
+        require_texts(args, general=None, replay=None)
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step(run):

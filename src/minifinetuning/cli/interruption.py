@@ -18,11 +18,20 @@ def how_to_go_on(verb: str, options: tuple[Any, ...]) -> str:
     if verb in _KEPT and options:
         return _KEPT[verb].format(folder=folder)
     if verb in ("train", "prepare-reference") and folder is not None:
-        from minifinetuning.checkpoints import last_complete_checkpoint
+        return _of_run(folder)
+    return "nothing is kept, the same command starts again"
 
-        checkpoint = last_complete_checkpoint(folder)
-        if checkpoint is not None:
-            return f"the same command with --resume_from_checkpoint True goes on from {checkpoint}"
+
+def _of_run(folder: Path) -> str:
+    """Where a run of several steps can be gone on with."""
+    from minifinetuning.errors import InputError
+    from minifinetuning.resuming import checkpoint_to_resume
+
+    try:
+        checkpoint = checkpoint_to_resume(True, folder, thoroughly=False)
+    except InputError:
         if folder.is_dir() and any(folder.iterdir()):
             return "the same command with --overwrite_output_dir starts again"
-    return "nothing is kept, the same command starts again"
+        return "nothing is kept, the same command starts again"
+    where = "starts again" if checkpoint is None else f"goes on from {checkpoint}"
+    return f"the same command with --resume_from_checkpoint True {where}"

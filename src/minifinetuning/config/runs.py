@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from minifinetuning.cache import require_known
 from minifinetuning.config.ranges import require_ranges
-from minifinetuning.config.training import MFTConfig, bfloat16_pays
+from minifinetuning.config.training import AUTO, MFTConfig, bfloat16_pays
 from minifinetuning.errors import InputError
 
 __all__ = ["CacheConfig", "ComparisonConfig", "ReferenceConfig"]
@@ -27,6 +27,8 @@ class ReferenceConfig(MFTConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.tau == AUTO:
+            raise InputError("--tau auto is for `mft train`: give a number to prepare with")
         if None not in (self.save_steps, self.eval_steps) and self.save_steps != self.eval_steps:
             # A step that is not saved cannot be kept, and would only use up patience.
             raise InputError(

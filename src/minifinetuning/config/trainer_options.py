@@ -62,10 +62,10 @@ def _require_tracker(name: str) -> None:
     if name not in known:
         raise InputError(f"--report_to {name} is not known{did_you_mean(name, known)}")
     available = get_available_reporting_integrations()
-    # transformers leaves this one out of its list.
-    if importlib.util.find_spec("flytekit") is not None:
-        available.append("flyte")
-    if name not in available:
+    # transformers leaves these out of its list, the second where mlflow is there too.
+    module = {"flyte": "flytekit", "azure_ml": "azureml"}.get(name)
+    is_there = module is not None and importlib.util.find_spec(module) is not None
+    if name not in available and not is_there:
         raise InputError(
             f"--report_to {name} needs a package that is not installed: pip install "
             f"{_PACKAGES.get(name, name)}, or --report_to none"

@@ -235,6 +235,11 @@ class MFTConfig(TrainingArguments):
                 f"--{which}_steps {steps:g} is above --max_steps {self.max_steps}: no step would "
                 "be measured and kept, lower it"
             )
+        if self.eval_strategy == "steps" and 0 < self.max_steps <= self.eval_delay:
+            raise InputError(
+                f"--eval_delay {self.eval_delay:g} leaves no step of --max_steps {self.max_steps} "
+                "to measure: lower it"
+            )
 
     def _check_own_fields(self) -> None:
         if self.output_dir is None:

@@ -51,6 +51,10 @@ def reproduction_of(options: Any) -> Reproduction:
 def schedule_of(options: Any) -> Schedule:
     """How the tasks are run. Raises InputError for an executor that is not known."""
     if options.executor == "local":
+        given = {"gpus_per_cell": None, "cpus_per_cell": 1.0, "ray_address": None}
+        for name, default in given.items():
+            if getattr(options, name) != default:
+                raise InputError(f"--{name} is for --executor ray: leave it out, or name that")
         return one_by_one()
     if options.executor == "ray":
         return on_ray(
