@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from minifinetuning.checkpoints import write_manifest
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.run_folder import (
     begin_run,
@@ -161,6 +163,28 @@ def test_a_run_that_was_killed_can_be_begun_again(training, tmp_path):
         publish(out)
     assert not list(out.glob("checkpoint-*"))
     assert not list(out.glob(".result-*"))
+
+
+def test_no_half_of_a_checkpoint_stays(training, tmp_path):
+    out = tmp_path / "out"
+    for older in (out / "checkpoint-2", out / "checkpoint-8"):
+        older.mkdir(parents=True)
+        os.utime(older, (0, 0))
+    publish(out)
+
+    def run():
+        with run_folder(training(overwrite_output_dir=True)):
+            (out / "checkpoint-8").rmdir()
+            (out / "checkpoint-6").mkdir()
+            write_manifest(out / "checkpoint-6", 6, {}, resumable=True)
+            (out / "checkpoint-8").mkdir()
+            (out / "checkpoint-8" / "model.safetensors").write_text("half of ")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    # What an older version wrote has no manifest either.
+    assert {path.name for path in out.glob("check*")} == {"checkpoint-2", "checkpoint-6"}
 
 
 def test_what_came_to_be_in_the_way_meanwhile_is_kept(tmp_path, caplog):

@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from minifinetuning.checkpoints import checkpoints, manifest_of
 from minifinetuning.config import MFTConfig
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.full_disk import (
@@ -67,13 +68,20 @@ def run_folder(training: MFTConfig, *options: object) -> Iterator[None]:
             )
         _require_own(folder, Manifest.of(folder).foreign(RESULT))
         if not resume:
-            checkpoints = sorted(folder.glob("checkpoint-*"))
-            _require_own(folder, [path.name for path in checkpoints if not is_by_a_run(path)])
+            found = sorted(folder.glob("checkpoint-*"))
+            _require_own(folder, [path.name for path in found if not is_by_a_run(path)])
         checkpoint = checkpoint_to_resume(resume, folder, thoroughly=False)
         if checkpoint is not None:
             require_same_settings(checkpoint, training)
-        require_space(folder, _least_bytes(training, options) - _bytes_to_be_freed(folder, resume))
-        yield
+        freed = 0 if resume else _bytes_of_checkpoints(folder)
+        require_space(folder, _least_bytes(training, options) - freed)
+        (folder / LOCK).touch()
+        start = (folder / LOCK).stat().st_mtime_ns
+        try:
+            yield
+        except BaseException:
+            _remove_unfinished(folder, start)
+            raise
 
 
 @contextmanager
@@ -217,10 +225,19 @@ def _least_bytes(training: MFTConfig, options: tuple[object, ...]) -> int:
     return 2 * stored if is_new else stored
 
 
-def _bytes_to_be_freed(folder: Path, resume: str | bool) -> int:
-    checkpoints = [] if resume else folder.glob("checkpoint-*")
-    files = (path for checkpoint in checkpoints for path in checkpoint.rglob("*"))
+def _bytes_of_checkpoints(folder: Path) -> int:
+    files = (path for checkpoint in checkpoints(folder) for path in checkpoint.rglob("*"))
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _remove_unfinished(folder: Path, start: int) -> None:
+    """Remove the checkpoint that a run was writing when it failed.
+
+    What an older version has written has no manifest either, but is from before the start.
+    """
+    for checkpoint in checkpoints(folder):
+        if manifest_of(checkpoint) is None and checkpoint.stat().st_mtime_ns >= start:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _require_empty(folder: Path, advice: str) -> None:
