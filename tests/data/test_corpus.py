@@ -14,7 +14,7 @@ from minifinetuning.data import (
 )
 from minifinetuning.errors import InputError
 
-MARKS = Marks(end=0, openings=frozenset({2}))
+MARKS = Marks(end=0, openings=frozenset({1, 2}))
 
 
 @pytest.fixture
