@@ -189,6 +189,7 @@ def reproduce(options: Any) -> None:
     from minifinetuning.experiments.paper.listing import dry_run, listing
     from minifinetuning.experiments.paper.report import write_paper_report
     from minifinetuning.experiments.paper.request import reproduction_of, schedule_of
+    from minifinetuning.experiments.paper.runner import kept_folder
     from minifinetuning.experiments.paper.runner import reproduce as run
 
     reproduction = reproduction_of(options)
@@ -197,8 +198,10 @@ def reproduce(options: Any) -> None:
     elif options.dry_run:
         print(dry_run(reproduction))
     else:
-        outcome = run(reproduction, schedule_of(options), overwrite=options.overwrite_output_dir)
-        print(write_paper_report(reproduction, outcome.results))
+        schedule = schedule_of(options)
+        with kept_folder(reproduction):
+            outcome = run(reproduction, schedule, overwrite=options.overwrite_output_dir)
+            print(write_paper_report(reproduction, outcome.results))
         outcome.require_complete()
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import TextScores
 from minifinetuning.experiments.compare.lead import evaluation_record
-from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.experiments.compare.rows import paired_difference, rows
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
 from minifinetuning.metrics import SequenceLosses
 
@@ -135,3 +136,22 @@ def test_results_of_before_know_the_step_that_was_kept():
 def test_without_a_seed_in_common_no_one_leads():
     results = [run("ft", 1, 0.10), run("mft", 2, 0.15)]
     assert "lead" not in rows(results, scores_record(scores(0.0)), 1.0)["mft"]
+
+
+@pytest.mark.parametrize("ours", [{"texts": {"specialized": "one"}}, {}])
+def test_results_of_different_texts_are_not_held_against_each_other(ours):
+    first = result("ft", 1e-5, 1, 0.1) | ours
+    second = result("mft", 1e-5, 1, 0.1) | {"texts": {"specialized": "two"}}
+    reference = scores_record(scores(0.0))
+    said = "measured on different specialized validation texts"
+    with pytest.raises(InputError, match=said):
+        rows([first, second], reference)
+    with pytest.raises(InputError, match=said):
+        paired_difference([second], [first], reference)
+
+
+def test_a_result_is_not_held_against_the_starting_scores_of_another_text():
+    reference = scores_record(scores(0.0))
+    reference["general"]["tokens"][0] += 1
+    with pytest.raises(InputError, match="different general validation texts"):
+        rows([result("ft", 1e-5, 1, 0.1)], reference)

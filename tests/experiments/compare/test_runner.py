@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import minifinetuning
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.compare import compare
+from minifinetuning.experiments.compare import compare, runner
 from minifinetuning.experiments.compare.runner import measured
 from minifinetuning.experiments.processes import in_this_process
+from minifinetuning.experiments.provenance import commit
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -23,6 +26,12 @@ TIMED = {"tokens_per_second", "peak_memory_bytes", "teacher", "full_configuratio
 
 def compared(comparison, **options):
     return compare(comparison, executor=in_this_process, **options)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They take most of the time of a comparison as small as these."""
+    monkeypatch.setattr(runner, "write_report", lambda *arguments: None)
 
 
 def rows_of(comparison, **options):
@@ -64,7 +73,7 @@ def test_every_kind_of_method_is_measured_and_reported(comparison, tmp_path):
         expected = rows["mft"][quantity] - rows["ft"][quantity]
         assert difference[quantity] == pytest.approx(expected)
     assert json.loads((folder / "comparison.json").read_text())["rows"].keys() == rows.keys()
-    assert not list((folder / "runs").iterdir())
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"cells"}
     assert not list(folder.rglob("*.safetensors"))
 
 
@@ -137,19 +146,138 @@ def test_seeds_are_pooled_and_the_text_stays_the_same(comparison):
     assert row["specialization"] != singles[0]["specialization"]
 
 
+def cells_in(folder):
+    return {path.name: json.loads(path.read_text()) for path in (folder / "cells").iterdir()}
+
+
+def left(caplog):
+    return [line for line in caplog.messages if "are left where they are" in line]
+
+
+def edited(material):
+    rows = material["own.jsonl"].read_text().splitlines()
+    material["own.jsonl"].write_text("\n".join([rows[0].replace("a", "e"), *rows[1:]]))
+
+
+def of_another_model(material):
+    (path,) = material["model"].glob("*.safetensors")
+    weights = load_file(path)
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, path, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changed", "changes", "word"),
     [
-        ({"max_steps": 5}, "is of another comparison .training: max_steps 4, not 5."),
-        ({"seed": 7, "seeds": 36}, "is of another comparison .first_seed: 42, not 7"),
+        (edited, {}, "text"),
+        (of_another_model, {}, "model"),
+        (lambda material: None, {"max_steps": 5}, "training"),
     ],
 )
-def test_a_folder_of_another_comparison_is_refused_unless_replaced(comparison, changes, sentence):
-    rows_of(comparison("ft"))
-    with pytest.raises(InputError, match=sentence):
-        rows_of(comparison("ft", **changes))
-    replaced = rows_of(comparison("ft", max_steps=5), overwrite=True)
-    assert replaced["ft"]["last_step"] == 5
+def test_results_of_something_else_are_neither_taken_nor_lost(
+    comparison, material, tmp_path, caplog, changed, changes, word
+):
+    first = rows_of(comparison("ft"))["ft"]
+    before = cells_in(tmp_path / "out")
+    assert not left(caplog)
+    changed(material)
+    second = rows_of(comparison("ft", **changes))["ft"]
+    (said,) = left(caplog)
+    assert f"results of another {word} are left" in said
+    assert f"{tmp_path / 'out/cells/ft@0.001-seed42.json'}" in said
+    after = cells_in(tmp_path / "out")
+    assert len(after) == 2
+    assert before.items() <= after.items()
+    assert second["tuned"] != first["tuned"]
+    caplog.clear()
+    assert rows_of(comparison("ft", **changes))["ft"] == second
+    assert not left(caplog)
+    replaced = rows_of(comparison("ft", **changes), overwrite=True)["ft"]
+    assert list(cells_in(tmp_path / "out")) == ["ft@0.001-seed42.json"]
+    assert figures(replaced) == figures(second)
+
+
+def test_results_of_an_older_version_are_neither_taken_nor_lost(
+    comparison, tmp_path, caplog, no_pictures
+):
+    made = comparison("ft")
+    cells = tmp_path / "out/cells"
+    cells.mkdir(parents=True)
+    older = {"cell": {"method": "ft"}, "method": "ft", "scores": {}}
+    (cells / "ft@0.001-seed42.json").write_text(json.dumps(older))
+    (tmp_path / "out/reference.json").write_text('{"settings": {}, "scores": {}}')
+    compared(made)
+    (said,) = left(caplog)
+    assert "results of another version are left" in said
+    assert json.loads((cells / "ft@0.001-seed42.json").read_text()) == older
+    assert len(list(cells.iterdir())) == 2
+
+
+def test_where_text_and_model_lie_and_what_they_are_called_does_not_matter(
+    comparison, material, tmp_path
+):
+    first = rows_of(comparison("ft"))
+    for name, path in [*material.items()]:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        material[name] = path.rename(tmp_path / "elsewhere" / f"other-{name}")
+    assert rows_of(comparison("ft")) == first
+    assert len(list((tmp_path / "out/cells").iterdir())) == 1
+
+
+def test_a_text_that_changes_meanwhile_is_noticed(comparison, material, tmp_path):
+    made = comparison("ft")
+
+    def changing(task):
+        edited(material)
+        return in_this_process(task)
+
+    _, failed = measured(made, executor=changing)
+    assert "the texts were changed while this ran" in failed["ft@0.001-seed42"]
+    assert not (tmp_path / "out/cells").exists()
+
+
+def test_two_commands_on_one_folder_are_one_too_many(comparison, tmp_path, no_pictures):
+    folder = tmp_path / "out"
+    refusals = []
+
+    def meanwhile(task):
+        with pytest.raises(InputError) as caught:
+            other_thread(lambda: compared(comparison("ft,mft")))
+        refusals.append(str(caught.value))
+        return in_this_process(task)
+
+    compare(comparison("ft"), executor=meanwhile)
+    assert refusals == [
+        f"another run is writing to {folder}: wait until it has ended, or name another folder"
+    ]
+    assert len(list((folder / "cells").iterdir())) == 1
+
+
+def other_thread(work):
+    """As another process would: a lock is held by a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_what_is_not_ours_is_neither_removed_nor_written_over(comparison, tmp_path, no_pictures):
+    folder = tmp_path / "out"
+    for name in ("runs", "cells"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "letter.json").write_text('"mine"')
+    with pytest.raises(InputError, match=r"holds cells, which no run wrote"):
+        compared(comparison("ft"), overwrite=True)
+    (folder / "cells").rename(folder / "my-cells")
+    compared(comparison("ft"))
+    (folder / "cells/letter.json").write_text('"mine"')
+    compared(comparison("ft"), overwrite=True)
+    for name in ("runs", "cells", "my-cells"):
+        assert (folder / name / "letter.json").read_text() == '"mine"'
+
+
+def test_a_result_says_of_which_commit_it_is(comparison, tmp_path):
+    row = rows_of(comparison("ft"))["ft"]
+    (cell,) = cells_in(tmp_path / "out").values()
+    assert cell["commit"] == row["commit"] == commit()
 
 
 def test_a_damaged_result_is_named(comparison, tmp_path):

@@ -1,17 +1,22 @@
 """Cells of the paper from end to end, on a model and texts that take seconds."""
 
 import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from minifinetuning.errors import InputError
+from minifinetuning.experiments.paper import runs
 from minifinetuning.experiments.paper.cells import paper_cell
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.report import write_paper_report
 from minifinetuning.experiments.paper.reproduction import Machine
-from minifinetuning.experiments.paper.runner import reproduce
-from minifinetuning.experiments.paper.runs import CellTask
+from minifinetuning.experiments.paper.runner import kept_folder, reproduce
+from minifinetuning.experiments.paper.runs import CellTask, ReferenceTask
 from minifinetuning.experiments.processes import in_this_process, one_by_one
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -160,15 +165,15 @@ def test_a_reference_tuned_by_an_adapter_takes_adapters(reproduction, own_cache)
     assert not list(folder.glob("adapter*"))
 
 
-def test_scores_of_another_reference_are_not_taken(reproduction, own_cache, tmp_path):
+def test_scores_of_another_reference_are_not_taken(reproduction, tmp_path):
     reproduce(reproduction(table=3, method="FT"), HERE)
-    scores = tmp_path / "results/short/tiny/pile_of_law/reference.json"
-    before = json.loads(scores.read_text())
+    scores = tmp_path / "results/short/tiny/pile_of_law"
+    before = json.loads((scores / "reference.json").read_text())
     other = replace(reproduction(table=3, method="FT"), seed=7)
     reproduce(other, HERE, overwrite=True)
-    after = json.loads(scores.read_text())
-    assert after["identity"]["seed"] == 7
-    assert after["scores"] != before["scores"]
+    (path,) = scores.glob("reference.*.json")
+    assert json.loads(path.read_text())["scores"] != before["scores"]
+    assert json.loads((scores / "reference.json").read_text()) == before
 
 
 def test_a_prepared_reference_is_taken_as_it_is(reproduction, own_cache):
@@ -179,24 +184,116 @@ def test_a_prepared_reference_is_taken_as_it_is(reproduction, own_cache):
     outcome = reproduce(asked, HERE)
     (result,) = outcome.results.values()
     assert result["configuration"]["model"] == "prepared"
-    assert result["identity"]["reference"] == "prepared"
     assert not list((own_cache / "references").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"seed": 7}, r"ft\.json is of another seed, reference: name another --output_dir"),
-        ({"steps": 3}, r"ft\.json is of another protocol"),
-    ],
+    ("change", "words"), [({"seed": 7}, "model or seed"), ({"steps": 3}, "model or protocol")]
 )
-def test_results_of_other_settings_are_refused(reproduction, change, sentence):
+def test_results_of_other_settings_are_neither_taken_nor_lost(reproduction, caplog, change, words):
     asked = reproduction(table=3, method="FT")
-    reproduce(asked, HERE)
+    first = reproduce(asked, HERE)
     steps = change.pop("steps", asked.protocol.steps)
     other = replace(asked, protocol=replace(asked.protocol, steps=steps), **change)
-    with pytest.raises(InputError, match=sentence):
-        reproduce(other, HERE)
+    second = reproduce(other, HERE)
+    assert f"results of another {words} are left where they are: " in caplog.text
+    assert second.results != first.results
+    caplog.clear()
+    for reproduction_, outcome in ((asked, first), (other, second)):
+        assert reproduce(replace(reproduction_), NOTHING_RUNS).results == outcome.results
+
+
+def nothing(tasks):
+    if tasks:
+        pytest.fail(f"{[*tasks]} ran")
+    return ()
+
+
+NOTHING_RUNS = nothing
+
+
+def edited(path):
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0].replace("a", "e"), *rows[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("legal.jsonl", "text"), ("general.jsonl", "model or text")]
+)
+def test_results_of_another_text_are_neither_taken_nor_lost(
+    reproduction, corpora, own_cache, caplog, name, words
+):
+    first = reproduce(reproduction(table=3, method="FT"), HERE)
+    size = (corpora / name).stat().st_size
+    edited(corpora / name)
+    assert (corpora / name).stat().st_size == size
+    second = reproduce(reproduction(table=3, method="FT"), HERE)
+    assert f"results of another {words} are left where they are: " in caplog.text
+    assert len(list((own_cache / "references").iterdir())) == (1 if name == "legal.jsonl" else 2)
+    ((cell, result),) = second.results.items()
+    assert result["tuned"] != first.results[cell]["tuned"]
+
+
+def test_where_texts_lie_and_what_they_are_called_does_not_matter(reproduction, corpora):
+    first = reproduce(reproduction(table=3, method="FT"), HERE)
+    (corpora / "legal.jsonl").rename(corpora / "pile_of_law.jsonl")
+    (corpora / "openwebtext").mkdir()
+    (corpora / "general.jsonl").rename(corpora / "openwebtext/some.jsonl")
+    moved = replace(
+        reproduction(table=3, method="FT"), corpora=corpora.rename(corpora.parent / "elsewhere")
+    )
+    assert reproduce(moved, NOTHING_RUNS).results == first.results
+
+
+def test_another_reference_of_the_same_name_is_another_model(reproduction, own_cache, tmp_path):
+    reproduce(reproduction(table=3, method="FT"), HERE)
+    (prepared,) = (own_cache / "references").iterdir()
+    given = {}
+    for name, factor in (("a", 1.0), ("b", 1.5), ("c", 1.0)):
+        folder = tmp_path / name / "ref"
+        shutil.copytree(prepared, folder)
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"] *= factor
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "README.md").write_text(name)
+        given[name] = replace(reproduction(table=3, method="FT", folder="other"), reference=folder)
+    first = reproduce(given["a"], HERE)
+    second = reproduce(given["b"], HERE)
+    ((cell, result),) = second.results.items()
+    assert result["reference"] != first.results[cell]["reference"]
+    assert reproduce(given["c"], NOTHING_RUNS).results == first.results
+
+
+def test_two_commands_prepare_one_reference(reproduction, monkeypatch):
+    asked = reproduction(table=3)
+    folder = asked.reference_folder("tiny")
+    prepared = []
+
+    def prepare(task, path):
+        prepared.append(path)
+        time.sleep(0.2)
+        path.mkdir()
+        (path / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr(ReferenceTask, "_prepare", prepare)
+    monkeypatch.setattr(runs, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(ReferenceTask("tiny", asked)) for _ in range(2)]:
+            done.result()
+    assert prepared == [folder]
+
+
+def test_two_commands_on_one_folder_are_one_too_many(reproduction):
+    asked = reproduction(table=3)
+
+    def other():
+        with kept_folder(asked):
+            pytest.fail("both hold it")
+
+    with kept_folder(asked), ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(other).exception()
+    assert isinstance(refused, InputError)
+    assert f"another run is writing to {asked.report_folder}" in str(refused)
 
 
 def test_a_damaged_result_is_named(reproduction):

@@ -1,17 +1,21 @@
 """One cell of a comparison: a method at a learning rate and a seed, and where its result lies."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minifinetuning.config import ComparisonConfig, DataConfig, ModelConfig
-from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare.methods import Method
+from minifinetuning.experiments.contents import Content, measured_texts
+from minifinetuning.experiments.kept_results import KeptResult
+from minifinetuning.experiments.provenance import MEASURE
 from minifinetuning.experiments.texts import Texts, read_texts
 
-__all__ = ["Cell", "Settings", "chosen_options", "result_of"]
+__all__ = ["WORKING", "Cell", "Settings", "chosen_options"]
+
+WORKING = ".running"
+"""The folder for what cells need while they run: nothing of it is kept."""
 
 _IRRELEVANT = {
     *("learning_rate", "seed", "max_degeneralization", "overwrite_output_dir", "teacher_cache"),
@@ -31,10 +35,20 @@ class Settings:
     training: dict[str, Any]
     folder: Path
 
+    def reference(self, content: Content) -> KeptResult:
+        """Where the scores of the starting model are kept: they depend on no training."""
+        identity = {
+            "measure": MEASURE,
+            "model": content.model,
+            "texts": measured_texts(content.texts),
+            "bf16": self.training["bf16"],
+        }
+        return KeptResult(self.folder / "reference.json", identity)
+
     @property
-    def reference(self) -> Path:
-        """Where the scores of the starting model are kept."""
-        return self.folder / "reference.json"
+    def working_folder(self) -> Path:
+        """Where cells lay what they need while they run."""
+        return self.folder / WORKING
 
     def texts(self, method: Method, *, progress: bool, say: Callable[[str], None]) -> Texts:
         """What a method is trained and measured on: read, or found in the cache."""
@@ -52,19 +66,6 @@ class Settings:
             progress=progress,
             say=say,
         )
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that the results depend on and all cells share, as JSON says it."""
-        training = {name: value for name, value in self.training.items() if name not in _IRRELEVANT}
-        record = {
-            "model": {name: value for name, value in vars(self.model).items() if value is not None},
-            "data": asdict(self.data),
-            "rank": self.rank,
-            "first_seed": self.training["seed"],
-            "training": training,
-        }
-        shared: dict[str, Any] = json.loads(json.dumps(record, default=str))
-        return shared
 
 
 @dataclass(frozen=True)
@@ -84,50 +85,23 @@ class Cell:
         """Of its file and for a person: `lora+mft@0.0003-seed42`."""
         return f"{self.method.name}@{self.learning_rate:g}-seed{self.seed}"
 
-    def path(self, settings: Settings) -> Path:
-        """Where its result lies, once it is done."""
-        return settings.folder / "cells" / f"{self.name}.json"
-
-    def identity(self, settings: Settings) -> dict[str, Any]:
-        """Everything that its result depends on."""
-        own = {
+    def kept(self, settings: Settings, content: Content) -> KeptResult:
+        """Where its result lies, once it is done, with everything that it depends on."""
+        training = {
+            name: value for name, value in settings.training.items() if name not in _IRRELEVANT
+        }
+        identity = {
+            "measure": MEASURE,
             "method": self.method.name,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "options": self.method.options(settings.training),
+            "rank": settings.rank,
+            "training": training,
+            "model": content.model,
+            "texts": content.texts,
         }
-        return own | settings.identity()
-
-
-def result_of(cell: Cell, settings: Settings) -> dict[str, Any] | None:
-    """The result of a cell that is done; None where it is not.
-
-    Raises InputError where the file is that of other settings, or damaged.
-    """
-    path = cell.path(settings)
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = result["cell"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged: remove it, and it is computed again") from None
-    for name, value in cell.identity(settings).items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{path} is of another comparison ({name}: {_difference(found.get(name), value)}): "
-                "name another --output_dir, or pass --overwrite_output_dir"
-            )
-    return result
-
-
-def _difference(found: Any, expected: Any) -> str:
-    """The first entry that differs, of two dicts or values."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in found | expected:
-            if found.get(name) != expected.get(name):
-                return f"{name} {found.get(name)}, not {expected.get(name)}"
-    return f"{found}, not {expected}"
+        return KeptResult(settings.folder / "cells" / f"{self.name}.json", identity)
 
 
 def chosen_options(training: ComparisonConfig) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A cell's run: train, measure, and write the result, keeping no weights."""
 
-import json
 import resource
 import shutil
 import sys
@@ -13,14 +12,16 @@ import torch
 
 from minifinetuning.blending import open_blend
 from minifinetuning.config import AdapterConfig, ComparisonConfig
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import SPECIALIZED, TextScores, comparison, measurements
 from minifinetuning.experiments.adaptation import trained
 from minifinetuning.experiments.blend import blend_points
 from minifinetuning.experiments.compare.cell import Cell, Settings
 from minifinetuning.experiments.compare.lead import evaluation_record
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
+from minifinetuning.experiments.contents import Content, text_contents
+from minifinetuning.experiments.provenance import commit
 from minifinetuning.experiments.texts import Texts
-from minifinetuning.files import write_atomically
 from minifinetuning.models.saving import save_model
 from minifinetuning.trainer import MFTTrainer
 
@@ -30,18 +31,25 @@ BLEND_COEFFICIENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where a blended method is measured, of the way from the starting weights to the tuned ones."""
 
 
-def run_cell(cell: Cell, settings: Settings) -> None:
+def run_cell(cell: Cell, settings: Settings, content: Content) -> None:
     """Train, measure and write the results, whole; no weights are kept.
 
     The result of `cell.unblended`, which is this very training, is written too unless it is there.
-    Raises InputError and TrainingDivergedError as training does.
+    Raises InputError and TrainingDivergedError as training does, and InputError where the texts
+    are not those of `content`.
     """
-    run = measured(cell, settings, _reference(settings))
-    record = {"settings": settings.identity(), "scores": scores_record(run.reference)}
-    write_atomically(settings.reference, record)
+    texts = settings.texts(cell.method, progress=False, say=_nothing)
+    if text_contents(texts) != content.texts:
+        raise InputError("the texts were changed while this ran: give the same command again")
+    reference = settings.reference(content)
+    known = reference.read()
+    run = measured(cell, settings, texts, None if known is None else scores_from(known["scores"]))
+    if known is None:
+        reference.write({"scores": scores_record(run.reference)})
     for of, result in run.results:
-        if of is cell or not of.path(settings).exists():
-            write_atomically(of.path(settings), result | {"cell": of.identity(settings)})
+        place = of.kept(settings, content)
+        if of is cell or place.read() is None:
+            place.write(result)
 
 
 @dataclass(frozen=True)
@@ -53,24 +61,30 @@ class CellRun:
 
 
 def measured(
-    cell: Cell, settings: Settings, reference: dict[str, TextScores] | None = None
+    cell: Cell,
+    settings: Settings,
+    texts: Texts,
+    reference: dict[str, TextScores] | None = None,
 ) -> CellRun:
     """Train and measure; the step kept is the one of least specialized perplexity, step 0 included.
 
     `reference` are the starting model's scores where they are known already.
     """
-    folder = settings.folder / "runs" / cell.name
+    folder = settings.working_folder / cell.name
     try:
-        return _trained_and_measured(cell, settings, folder, reference)
+        return _trained_and_measured(cell, settings, texts, folder, reference)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _trained_and_measured(
-    cell: Cell, settings: Settings, folder: Path, known: dict[str, TextScores] | None
+    cell: Cell,
+    settings: Settings,
+    texts: Texts,
+    folder: Path,
+    known: dict[str, TextScores] | None,
 ) -> CellRun:
     method = cell.method
-    texts = settings.texts(method, progress=False, say=_nothing)
     options = settings.training | method.options(settings.training) | _own(cell, settings)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -84,6 +98,8 @@ def _trained_and_measured(
     metrics |= {
         "trainable_parameters": trainer.get_num_trainable_parameters(),
         "peak_memory_bytes": _peak_memory_bytes(),
+        "commit": commit(),
+        "texts": text_contents(texts),
     }
     reference = trainer.reference
     assert reference is not None
@@ -128,14 +144,6 @@ def _own(cell: Cell, settings: Settings) -> dict[str, Any]:
         "load_best_model_at_end": False,
         "overwrite_output_dir": True,
     }
-
-
-def _reference(settings: Settings) -> dict[str, TextScores] | None:
-    """The starting model's scores, where an earlier cell has measured them."""
-    if not settings.reference.exists():
-        return None
-    found = json.loads(settings.reference.read_text(encoding="utf-8"))
-    return scores_from(found["scores"]) if found["settings"] == settings.identity() else None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation import mean_comparison, mean_difference
 from minifinetuning.experiments.compare.lead import lead
 from minifinetuning.experiments.compare.scores import scores_from
@@ -11,8 +12,8 @@ __all__ = ["paired_difference", "rows"]
 
 Result = dict[str, Any]
 
-_OWN = ("cell", "scores", "evaluations")
-"""What a result has for itself."""
+_OWN = ("identity", "cell", "scores", "evaluations")
+"""What a result has for itself: `cell` in those of before version 0.2."""
 
 
 def rows(
@@ -24,8 +25,10 @@ def rows(
     record of the starting model's scores. All but the first result have under `difference` what
     they gained and lost more than the first, on the seeds that both have (None where they have
     none in common), and under its key `from` the name of the first. With a `budget` (DG in %) the
-    one that is recommended has under `lead` how far it is ahead of the next.
+    one that is recommended has under `lead` how far it is ahead of the next. Raises InputError for
+    results that were measured on different texts.
     """
+    _require_same_texts(results, reference)
     groups: dict[tuple[str, float], list[Result]] = {}
     for result in results:
         groups.setdefault((result["method"], result["learning_rate"]), []).append(result)
@@ -53,8 +56,10 @@ def paired_difference(
 ) -> dict[str, Any] | None:
     """What their results gained and lost more than ours, of the seeds that both have, or None.
 
-    `reference` is the record of the starting model's scores; see `mean_difference`.
+    `reference` is the record of the starting model's scores; see `mean_difference`. Raises
+    InputError for results that were measured on different texts.
     """
+    _require_same_texts([*theirs, *ours], reference)
     by_seed = [{run["seeds"][0]: scores_from(run["scores"]) for run in of} for of in (theirs, ours)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:
@@ -64,15 +69,27 @@ def paired_difference(
     )
 
 
+def _require_same_texts(results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> None:
+    """Losses are paired sequence by sequence: those of another text would give nonsense."""
+    for name, start in reference.items():
+        found = {result.get("texts", {}).get(name) for result in results}
+        counts = [result["scores"][name]["tokens"] for result in results]
+        if len(found) > 1 or any(count != start["tokens"] for count in counts):
+            raise InputError(
+                f"these results were measured on different {name} validation texts, which cannot "
+                "be held against each other: run them on one text, all by the same version"
+            )
+
+
 def _pooled(group: list[Result], reference: Result) -> Result:
     if len(group) == 1:
         return {name: value for name, value in group[0].items() if name not in _OWN}
     first = group[0]
     scores = [scores_from(result["scores"]) for result in group]
     speeds = [result["tokens_per_second"] for result in group if result["tokens_per_second"]]
-    kept = ("method", "learning_rate", "configuration", "data", "versions", "device")
+    kept = ("method", "learning_rate", "configuration", "data", "texts", "versions", "device")
     return {
-        **{name: first[name] for name in kept},
+        **{name: first[name] for name in (*kept, "commit") if name in first},
         **mean_comparison(scores_from(reference), scores),
         "seeds": [seed for result in group for seed in result["seeds"]],
         "step": sorted(result["step"] for result in group)[len(group) // 2],

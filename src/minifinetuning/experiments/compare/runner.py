@@ -1,26 +1,37 @@
 """The cells of a comparison, one after another and each in a process of its own, and the report."""
 
-import json
 import logging
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.compare.cell import Cell, result_of
+from minifinetuning.experiments.compare.cell import WORKING, Cell
 from minifinetuning.experiments.compare.cell_run import run_cell
 from minifinetuning.experiments.compare.comparison import Comparison
 from minifinetuning.experiments.compare.methods import Method
 from minifinetuning.experiments.compare.report import write_report
 from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.experiments.contents import Content, model_content, text_contents
+from minifinetuning.experiments.kept_results import KeptResult, remove_results, said_of_others
 from minifinetuning.experiments.processes import Executor, in_a_process
+from minifinetuning.experiments.run_folder import report_folder
 from minifinetuning.experiments.texts import to_standard_error
 from minifinetuning.files import write_atomically
 
 __all__ = ["compare", "measured"]
 
 logger = logging.getLogger(__name__)
+
+_WRITTEN = (
+    *("cells", "reference.json", "reference.*.json", WORKING),
+    *("comparison.json", "comparison.html", "results.md", "frontier.*", "dynamics.*"),
+)
+_OLDER = ("cells/*.json", "cell")
+"""What a comparison writes, and what tells the folder of one of before version 0.2."""
 
 
 def compare(
@@ -29,14 +40,18 @@ def compare(
     """Run the cells that are not done yet, write the report, and return its rows by name.
 
     Each cell's result is written once it is done, so that a comparison that was stopped goes on
-    where it was. A cell that fails is named, and the others go on. Raises InputError for input that
-    cannot be used, for a folder that holds another comparison, and at the end for failed cells.
+    where it was. A cell that fails is named, and the others go on. With `overwrite` cells that are
+    done are run again. Raises InputError for input that cannot be used, for a folder that another
+    command is writing to, and at the end for failed cells.
     """
-    table, failed = measured(comparison, overwrite=overwrite, executor=executor)
-    folder = comparison.settings.folder
-    if table:
-        write_atomically(folder / "comparison.json", {"budget": comparison.budget, "rows": table})
-        write_report(table, comparison.budget, folder)
+    settings = comparison.settings
+    folder = settings.folder
+    with report_folder(folder, _WRITTEN, settings.model, settings.data, older=_OLDER):
+        table, failed = measured(comparison, overwrite=overwrite, executor=executor)
+        if table:
+            report = {"budget": comparison.budget, "rows": table}
+            write_atomically(folder / "comparison.json", report)
+            write_report(table, comparison.budget, folder)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise InputError(
@@ -52,22 +67,79 @@ def measured(
     """`compare` without its report: the rows by name, and the reasons of the cells that failed."""
     settings = comparison.settings
     _require_general_text(comparison)
+    work = _Work.of(comparison)
+    places = [*(work.kept(cell) for cell in comparison.cells), work.reference]
     if overwrite:
-        for name in ("cells", "runs"):
-            shutil.rmtree(settings.folder / name, ignore_errors=True)
-        settings.reference.unlink(missing_ok=True)
-    missing = [cell for cell in comparison.cells if result_of(cell, settings) is None]
+        for place in places:
+            remove_results(place.path)
+    missing = [cell for cell in comparison.cells if work.kept(cell).read() is None]
+    left = said_of_others(work.kept(cell) for cell in missing)
+    if left:
+        logger.warning("%s", left)
     # What a blended cell trains on the way need not be trained again.
     missing.sort(key=lambda cell: (cell.seed, cell.unblended is None))
-    if missing:
-        _read_texts_once(comparison)
-    failed = _run(missing, comparison, executor)
-    found = [result_of(cell, settings) for cell in comparison.cells]
+    try:
+        failed = _run(missing, work, executor)
+    finally:
+        shutil.rmtree(settings.working_folder, ignore_errors=True)
+    found = [work.kept(cell).read() for cell in comparison.cells]
     results = [result for result in found if result is not None]
     if not results:
         return {}, failed
-    reference = json.loads(settings.reference.read_text(encoding="utf-8"))
+    reference = work.reference.read()
+    if reference is None:
+        raise InputError(
+            f"{work.reference.path}, which all cells need, is gone: pass --overwrite_output_dir to "
+            "run them again"
+        )
     return rows(results, reference["scores"], comparison.budget), failed
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A comparison, and what its cells are made from, which methods share that read the same."""
+
+    comparison: Comparison
+    contents: Mapping[tuple[str, bool], Content]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "_Work":
+        """Tokenize, or have the model write, what the cells then find in the cache; say what."""
+        settings = comparison.settings
+        said: set[str] = set()
+
+        def say(summary: str) -> None:
+            if summary not in said:
+                to_standard_error(summary)
+            said.add(summary)
+
+        progress = not settings.training.get("disable_tqdm")
+        contents = {}
+        for replay, ewc in sorted({_read(method) for method in comparison.methods}):
+            method = Method("", replay=replay or None, ewc=ewc)
+            contents[replay, ewc] = text_contents(
+                settings.texts(method, progress=progress, say=say)
+            )
+        model = model_content(settings.model)
+        return cls(comparison, {key: Content(model, texts) for key, texts in contents.items()})
+
+    @property
+    def reference(self) -> KeptResult:
+        """The scores of the starting model: all methods are measured on the same texts."""
+        return self.comparison.settings.reference(next(iter(self.contents.values())))
+
+    def content(self, cell: Cell) -> Content:
+        """What a cell is made from."""
+        return self.contents[_read(cell.method)]
+
+    def kept(self, cell: Cell) -> KeptResult:
+        """The place of a cell's result."""
+        return cell.kept(self.comparison.settings, self.content(cell))
+
+
+def _read(method: Method) -> tuple[str, bool]:
+    """By what the texts of methods differ."""
+    return method.replay or "", method.ewc
 
 
 def _require_general_text(comparison: Comparison) -> None:
@@ -84,42 +156,28 @@ def _is_text(general: list[str] | None) -> bool:
     return bool(general) and general != ["self"]
 
 
-def _read_texts_once(comparison: Comparison) -> None:
-    """Tokenize, or have the model write, what the cells then find in the cache; and say what."""
-    settings = comparison.settings
-    said: set[str] = set()
-
-    def say(summary: str) -> None:
-        if summary not in said:
-            to_standard_error(summary)
-        said.add(summary)
-
-    progress = not settings.training.get("disable_tqdm")
-    for replay, ewc in sorted({(method.replay or "", method.ewc) for method in comparison.methods}):
-        settings.texts(Method("", replay=replay or None, ewc=ewc), progress=progress, say=say)
-
-
-def _run(missing: list[Cell], comparison: Comparison, executor: Executor) -> dict[str, str]:
+def _run(missing: list[Cell], work: _Work, executor: Executor) -> dict[str, str]:
     """The cells that failed, with the reason."""
     failed: dict[str, str] = {}
+    comparison = work.comparison
     done, total = len(comparison.cells) - len(missing), len(comparison.cells)
     if done and missing:
         logger.info("%d of %d cells are done already", done, total)
     start = time.monotonic()
     for number, cell in enumerate(missing):
         place = f"[{done + number + 1}/{total}] {cell.name}"
-        result = result_of(cell, comparison.settings)
+        result = work.kept(cell).read()
         if result is not None:
             logger.info("%s, trained on the way\n%s", place, _figures(result))
             continue
         elapsed = time.monotonic() - start
         logger.info("%s%s", place, _remaining(elapsed, number, len(missing)))
-        reason = executor(partial(run_cell, cell, comparison.settings))
+        reason = executor(partial(run_cell, cell, comparison.settings, work.content(cell)))
         if reason is not None:
             failed[cell.name] = reason
             logger.warning("%s failed: %s", cell.name, reason)
             continue
-        result = result_of(cell, comparison.settings)
+        result = work.kept(cell).read()
         assert result is not None, "a cell that did not fail has written its result"
         logger.info("%s", _figures(result))
     return failed

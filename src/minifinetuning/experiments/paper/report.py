@@ -16,7 +16,7 @@ def write_paper_report(
     reproduction: Reproduction, results: Mapping[PaperCell, Mapping[str, Any]]
 ) -> str:
     """Write table-N.md and figure-N-MODEL.png into `OUT/PROTOCOL`; returns them for a terminal."""
-    folder = reproduction.folder / reproduction.protocol.name
+    folder = reproduction.report_folder
     parts = []
     for number, text in table_reports(reproduction.plan.rows, results).items():
         write_atomically(folder / f"table-{number}.md", text)

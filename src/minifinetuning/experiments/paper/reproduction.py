@@ -1,17 +1,26 @@
 """A reproduction: which cells, under which protocol, from what text, and where results lie."""
 
-import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from minifinetuning.errors import InputError
+from minifinetuning.experiments.contents import digest_of, files_content, model_files_content
+from minifinetuning.experiments.kept_results import KeptResult, results_called
 from minifinetuning.experiments.paper.cells import PaperCell, slug
-from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named, local_text
+from minifinetuning.experiments.paper.datasets import (
+    GENERAL,
+    PaperDataset,
+    dataset_named,
+    local_text,
+)
 from minifinetuning.experiments.paper.models import PaperModel, paper_model
 from minifinetuning.experiments.paper.plan import Plan
 from minifinetuning.experiments.paper.protocol import Protocol
+from minifinetuning.experiments.paper.samples import LONGEST, PORTION, SEED
+from minifinetuning.experiments.provenance import MEASURE
 from minifinetuning.files import cache_folder
 
 __all__ = ["Machine", "Reproduction", "result_of"]
@@ -69,50 +78,71 @@ class Reproduction:
 
     def model_folder(self, model: str) -> Path:
         """Where the results of a model lie."""
-        return self.folder / self.protocol.name / slug(model)
+        return self.report_folder / slug(model)
+
+    @property
+    def report_folder(self) -> Path:
+        """Where tables and figures lie, above the results of the models."""
+        return self.folder / self.protocol.name
 
     def reference_folder(self, model: str) -> Path:
         """Where the reference of a model lies, or will once it is prepared."""
         if self.reference is not None:
             return self.reference
-        known = self.model(model)
-        general = None
-        if self.corpora is not None:
-            source = local_text(GENERAL, self.corpora)
-            # By name and size, not by place: the same on every machine.
-            general = [source.name, source.stat().st_size]
-        key = [known.hub, asdict(self.protocol), self.seed, general, self.machine.dtype]
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-        return cache_folder() / "references" / f"{slug(known.name)}-{digest}"
+        name = f"{slug(self.model(model).name)}-{self.reference_content(model)[:12]}"
+        return cache_folder() / "references" / name
 
-    def identity(self, cell: PaperCell) -> dict[str, Any]:
-        """What a result depends on, beside the specialized text that its name stands for."""
-        return {
+    def reference_content(self, model: str) -> str:
+        """A digest of the reference that is given, or of all that one is made from."""
+        if self.reference is not None:
+            return self._known(self.reference, model_files_content)
+        known = self.model(model)
+        place = Path(known.hub).expanduser()
+        base = self._known(place, model_files_content) if place.exists() else known.hub
+        general, dtype = self.text_content(GENERAL), self.machine.dtype
+        return digest_of(
+            [base, known.tokenizer, asdict(self.protocol), self.seed, general, dtype, MEASURE]
+        )
+
+    def text_content(self, dataset: PaperDataset) -> str:
+        """A digest of a text in `corpora`, or of which sample of the hub it is."""
+        if self.corpora is None:
+            return digest_of([asdict(dataset), SEED, PORTION, LONGEST])
+        return self._known(local_text(dataset, self.corpora), files_content)
+
+    def kept(self, cell: PaperCell) -> KeptResult:
+        """The place of a cell's result, with everything that it depends on."""
+        identity = {
+            "measure": MEASURE,
             "protocol": asdict(self.protocol),
             "cell": asdict(cell),
             "seed": self.seed,
-            "reference": self.reference_folder(cell.model).name,
+            "dtype": self.machine.dtype,
+            "reference": self.reference_content(cell.model),
+            "texts": {
+                "specialized": self.text_content(dataset_named(cell.dataset)),
+                "general": self.text_content(GENERAL),
+            },
         }
+        return KeptResult(self.result_path(cell), identity)
+
+    def _known(self, place: Path, content: Callable[[Path], str]) -> str:
+        """The content of a place, looked at once: there are hundreds of cells."""
+        if place not in self._contents:
+            self._contents[place] = content(place)
+        return self._contents[place]
+
+    @cached_property
+    def _contents(self) -> dict[Path, str]:
+        return {}
 
 
 def result_of(cell: PaperCell, reproduction: Reproduction) -> dict[str, Any] | None:
     """The result of a cell that is done; None where it is not.
 
-    Raises InputError where the file is of another protocol or seed, or damaged.
+    Raises InputError where a file of its name is damaged.
     """
-    path = reproduction.result_path(cell)
-    if not path.exists():
+    if not results_called(reproduction.result_path(cell)):
+        # Where nothing is, no text has to be there to compare with.
         return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = result["identity"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged: remove it, and it is computed again") from None
-    expected = json.loads(json.dumps(reproduction.identity(cell)))
-    if found != expected:
-        differing = ", ".join(name for name in expected if found.get(name) != expected[name])
-        raise InputError(
-            f"{path} is of another {differing}: name another --output_dir, or pass "
-            "--overwrite_output_dir"
-        )
-    return result
+    return reproduction.kept(cell).read()

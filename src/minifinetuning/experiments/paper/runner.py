@@ -1,12 +1,18 @@
 """Runs what a plan lacks: first the references, then the cells that start from them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.paper.cells import PaperCell
+from minifinetuning.experiments.kept_results import (
+    remove_results,
+    results_called,
+    said_of_others,
+)
+from minifinetuning.experiments.paper.cells import PaperCell, slug
 from minifinetuning.experiments.paper.datasets import GENERAL, dataset_named
 from minifinetuning.experiments.paper.reproduction import Reproduction, result_of
 from minifinetuning.experiments.paper.runs import (
@@ -15,9 +21,11 @@ from minifinetuning.experiments.paper.runs import (
     text_sources,
 )
 from minifinetuning.experiments.processes import Schedule, Task
+from minifinetuning.experiments.run_folder import report_folder
 
 __all__ = [
     "Outcome",
+    "kept_folder",
     "missing_cells",
     "missing_references",
     "reproduce",
@@ -53,8 +61,11 @@ def reproduce(
     _require_usable(reproduction)
     if overwrite:
         for cell in reproduction.plan.cells:
-            reproduction.result_path(cell).unlink(missing_ok=True)
+            remove_results(reproduction.result_path(cell))
     missing = missing_cells(reproduction)
+    there = [cell for cell in missing if results_called(reproduction.result_path(cell))]
+    if left := said_of_others(reproduction.kept(cell) for cell in there):
+        logger.warning("%s", left)
     _fetch_texts(missing, reproduction)
     references = {
         f"reference of {model}": ReferenceTask(model, reproduction)
@@ -69,8 +80,26 @@ def reproduce(
     return Outcome(done_cells(reproduction), failed)
 
 
+@contextmanager
+def kept_folder(reproduction: Reproduction) -> Iterator[None]:
+    """Keep the results and the report for this command alone until the block ends.
+
+    Raises InputError where another one is writing there, or where other files are in the way.
+    """
+    folder = reproduction.report_folder
+    models = {slug(cell.model) for cell in reproduction.plan.cells}
+    written = ("table-*.md", "figure-*.png", *sorted(models))
+    inputs = {
+        "corpora": reproduction.corpora,
+        "reference": reproduction.reference,
+        "model": None if reproduction.other_model is None else reproduction.other_model.hub,
+    }
+    with report_folder(folder, written, inputs, older=("*/*/*.json", "identity")):
+        yield
+
+
 def missing_cells(reproduction: Reproduction) -> list[PaperCell]:
-    """The cells of the plan without a result. Raises InputError for results of other settings."""
+    """The cells of the plan without a result. Raises InputError for damaged ones."""
     return [cell for cell in reproduction.plan.cells if result_of(cell, reproduction) is None]
 
 

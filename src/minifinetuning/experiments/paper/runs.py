@@ -2,9 +2,9 @@
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minifinetuning.config import (
     ComparisonConfig,
@@ -14,11 +14,12 @@ from minifinetuning.config import (
     ReferenceConfig,
 )
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation import TextScores
-from minifinetuning.experiments.compare.cell import Cell, Settings, chosen_options
+from minifinetuning.experiments.compare.cell import WORKING, Cell, Settings, chosen_options
 from minifinetuning.experiments.compare.cell_run import measured
 from minifinetuning.experiments.compare.methods import parsed_methods
 from minifinetuning.experiments.compare.scores import scores_from, scores_record
+from minifinetuning.experiments.contents import measured_texts, text_contents
+from minifinetuning.experiments.kept_results import KeptResult
 from minifinetuning.experiments.paper.cells import (
     METHODS,
     USUAL_NEW_DATA_FRACTION,
@@ -36,12 +37,14 @@ from minifinetuning.experiments.paper.datasets import (
 from minifinetuning.experiments.paper.models import TINY
 from minifinetuning.experiments.paper.reproduction import Reproduction
 from minifinetuning.experiments.paper.tiny import tiny_model
-from minifinetuning.experiments.provenance import commit, without_places
+from minifinetuning.experiments.provenance import MEASURE, without_places
 from minifinetuning.experiments.reference import prepare_reference
-from minifinetuning.files import cache_folder, write_atomically
+from minifinetuning.files import cache_folder, claimed, write_atomically
 from minifinetuning.models.loading import load_tokenizer
 
 __all__ = ["CellTask", "ReferenceTask", "text_sources"]
+
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,14 @@ class ReferenceTask:
     def __call__(self) -> None:
         """Write the checkpoint into the cache, and its figures beside the results."""
         folder = self.reproduction.reference_folder(self.model)
-        if not folder.exists():
-            self._prepare(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not folder.exists():
+            # Two commands may be in need of the same one: only one of them prepares it.
+            with claimed(folder) as mine:
+                if mine and not folder.exists():
+                    self._prepare(folder)
+            if not mine:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
         target = self.reproduction.model_folder(self.model) / "reference.json"
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         write_atomically(target, metrics)
@@ -103,38 +112,48 @@ class CellTask:
         settings = cell_settings(cell, reproduction)
         (method,) = parsed_methods(METHODS[cell.method])
         rate = reproduction.protocol.learning_rate_of(cell.method)
-        path = reproduction.result_path(cell)
-        # Whatever is varied, a model starts with the same scores on the same texts.
-        start = path.with_name("reference.json")
-        identity = reproduction.identity(cell)
-        shared = {name: value for name, value in identity.items() if name != "cell"}
-        known = _known_scores(start, shared)
+        texts = settings.texts(method, progress=False, say=_nothing)
+        start = _starting_scores(cell, settings, text_contents(texts), reproduction)
+        known = start.read()
         try:
-            run = measured(Cell(method, rate, reproduction.seed), settings, known)
+            run = measured(
+                Cell(method, rate, reproduction.seed),
+                settings,
+                texts,
+                None if known is None else scores_from(known["scores"]),
+            )
         finally:
             shutil.rmtree(settings.folder, ignore_errors=True)
         if known is None:
-            record = {"identity": shared, "scores": scores_record(run.reference)}
-            write_atomically(start, record)
+            start.write({"scores": scores_record(run.reference)})
         ((_, result),) = run.results
-        kept = without_places(result) | {"identity": identity, "commit": commit()}
-        write_atomically(path, kept)
+        reproduction.kept(cell).write(without_places(result))
 
 
-def _known_scores(path: Path, identity: dict[str, Any]) -> dict[str, TextScores] | None:
-    """The starting model's scores, where an earlier cell of these settings has measured them."""
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    same = found["identity"] == json.loads(json.dumps(identity))
-    return scores_from(found["scores"]) if same else None
+def _nothing(summary: str) -> None:
+    """Where many cells read the same, it is said once."""
+
+
+def _starting_scores(
+    cell: PaperCell, settings: Settings, texts: dict[str, str], reproduction: Reproduction
+) -> KeptResult:
+    """Whatever is varied, a model starts with the same scores on the same texts."""
+    identity = {
+        "measure": MEASURE,
+        "reference": reproduction.reference_content(cell.model),
+        "dtype": reproduction.machine.dtype,
+        "bf16": settings.training["bf16"],
+        "texts": measured_texts(texts),
+    }
+    return KeptResult(reproduction.result_path(cell).with_name("reference.json"), identity)
 
 
 def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
     """The run of a cell in the terms of a comparison of one method."""
     protocol, machine = reproduction.protocol, reproduction.machine
     size, passes = machine.batches(protocol.sequences)
-    folder = reproduction.result_path(cell).with_suffix("")
+    path = reproduction.result_path(cell)
+    folder = path.with_name(f"{WORKING}-{path.stem}")
     share = cell.new_data_fraction
     training = ComparisonConfig(
         output_dir=str(folder),
