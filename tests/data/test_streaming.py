@@ -176,7 +176,7 @@ def test_the_front_alone_gives_the_split_of_all(
         return fronts[-1]
 
     reading_front = reading.split_front
-    marks = Marks(end=0, openings=frozenset({2}))
+    marks = Marks(end=0, openings=frozenset({1, 2}))
     monkeypatch.setattr(reading, "split_front", noted)
     monkeypatch.setattr(reading, "_CHARACTERS_PER_TOKEN", characters_per_token)
     options = {"sequence_length": 16, "validation_tokens": 200}
