@@ -400,7 +400,7 @@ def test_the_users_model_is_never_replaced(
     assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("output", ["file/out", "x" * 300, "file"])
+@pytest.mark.parametrize("output", ["file/out", "x" * 300, "file", "out-\udcfc"])
 def test_an_impossible_output_is_known_before_anything_is_read(
     texts: dict[str, Path], tmp_path: Path, capsys: Any, output: str
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.files import cache_folder, claimed, locked, replacing, write_atomically
+from minifinetuning.files import (
+    cache_folder,
+    claimed,
+    locked,
+    printable,
+    replacing,
+    write_atomically,
+)
 
 
 def test_the_cache_is_the_own_folder_or_the_users(monkeypatch, tmp_path):
@@ -142,3 +150,16 @@ def test_no_result_is_lost_for_a_number_that_json_cannot_hold(tmp_path):
     write_atomically(path, content)
     found = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert found == {"a": None, "b": [1.0, [None, 2]], "c": hex(10**5000), "d": "x", "e": -1.0}
+
+
+def test_no_result_is_lost_for_a_name_that_is_no_utf_8(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    assert printable(name) == "caf\ufffd"
+    assert printable(tmp_path / "café") == str(tmp_path / "café")
+    write_atomically(tmp_path / "a.json", {"model": name, name: [name]})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {
+        "model": "caf?",
+        "caf?": ["caf?"],
+    }
+    write_atomically(tmp_path / "a.md", f"# {name}")
+    assert (tmp_path / "a.md").read_text("utf-8") == "# caf?\n"

@@ -79,3 +79,10 @@ def test_writing_leaves_the_model_as_it_was(tiny_model, tokenizer):
     self_written(model, tokenizer, sequences=2, sequence_length=5)
     assert model.training
     assert all(value.grad is None for value in model.parameters())
+
+
+def test_a_start_that_the_model_has_no_embedding_for_is_refused(tiny_model, tokenizer):
+    longer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="[END]")
+    assert start_token_id(longer) == 320
+    with pytest.raises(InputError, match="the start of each text needs the token id 320"):
+        self_written(tiny_model("llama"), longer, sequences=2, sequence_length=4)

@@ -3,7 +3,7 @@
 import os
 import sys
 
-__all__ = ["quieten_libraries", "use_machine_well"]
+__all__ = ["print_any_name", "quieten_libraries", "use_machine_well"]
 
 
 def use_machine_well() -> None:
@@ -17,6 +17,13 @@ def use_machine_well() -> None:
     if cores is not None:
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
         os.environ.setdefault("OMP_NUM_THREADS", str(min(cores, allowed)))
+
+
+def print_any_name() -> None:
+    """A file's name may hold what a terminal cannot show: no result is lost for that."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quieten_libraries() -> None:

@@ -14,7 +14,15 @@ from filelock import FileLock, Timeout
 
 from minifinetuning.errors import InputError
 
-__all__ = ["LOCK", "cache_folder", "claimed", "locked", "replacing", "write_atomically"]
+__all__ = [
+    "LOCK",
+    "cache_folder",
+    "claimed",
+    "locked",
+    "printable",
+    "replacing",
+    "write_atomically",
+]
 
 LOCK = ".lock"
 """The file by which a folder is locked."""
@@ -49,15 +57,22 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def printable(name: object) -> str:
+    """The name of a file as any other file and any program can hold it: what is no UTF-8 is �."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def write_atomically(path: Path, content: str | dict[str, Any]) -> None:
     """Write text, or a dict as JSON, with a line feed at its end, under a temporary name first.
 
     What JSON cannot hold does not cost the rest: a number that is not finite is written as null,
-    and any other object as its text.
+    any other object as its text, and bytes of a file's name that are no UTF-8 as a sign for that.
     """
     text = content if isinstance(content, str) else _json(content)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
+        # As a write_text on any system does not: line feeds alone, and what is no text replaced.
+        whole = text if text.endswith("\n") else text + "\n"
+        temporary.write_bytes(whole.encode("utf-8", "replace"))
 
 
 def _json(content: dict[str, Any]) -> str:
@@ -66,11 +81,13 @@ def _json(content: dict[str, Any]) -> str:
 
 def _writable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(name): _writable(entry) for name, entry in value.items()}
+        return {_writable(str(name)): _writable(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_writable(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
     if type(value) is int and abs(value) >= 2**64:
         # Python itself refuses to write the longest ones.
         return hex(value)

@@ -27,6 +27,7 @@ from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
 from minifinetuning.models.causal import causal_model, evaluating, output_head
+from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
 
 __all__ = ["SelfWritten", "self_written", "start_token_id"]
 
@@ -70,9 +71,11 @@ def self_written(
     A document that ends within a sequence is followed by the next one, as in packed training text.
     Sequences that came out a second time are left out and others written in their place. The same
     seed gives the same text. The folder `cache` keeps it for the next time that the same model is
-    asked for the same. Raises InputError where the model has no more to say.
+    asked for the same. Raises InputError where the model has no more to say, or does not know the
+    start token.
     """
     start, end = start_token_id(tokenizer), closing_token_id(tokenizer)
+    require_embeddings([{"input_ids": [start]}], embedding_rows(model), "the start of each text")
     path = None
     if cache is not None:
         asked = [

@@ -8,9 +8,10 @@ import tracemalloc
 import pytest
 
 from minifinetuning.data import DocumentStream, read_documents
-from minifinetuning.data.places import ending, printable
+from minifinetuning.data.places import ending
 from minifinetuning.data.readers import csv_rows, text_files
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 
 
 def stream(*sources, skip=False):

@@ -1,6 +1,7 @@
 """Every format of weights comes back as the model that was saved."""
 
 import json
+import os
 import re
 
 import gguf
@@ -192,3 +193,11 @@ def test_a_broken_adapter_configuration_is_refused(tmp_path, content):
 def test_an_unknown_dtype_is_refused_before_anything_is_read():
     message = refusal(load_model, "./nowhere", dtype="int3")
     assert "--dtype int3 is not known: choose one of float32" in message
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, model_limit])
+def test_a_name_that_is_no_utf_8_is_one_sentence(load, tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    with pytest.raises(InputError, match="caf\ufffd: its name holds bytes that are no UTF-8"):
+        load(folder)

@@ -46,8 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"unknown verb {verb}{did_you_mean(verb, _VERBS)}")
     options: tuple[Any, ...] = ()
     try:
-        from minifinetuning.environment import quieten_libraries, use_machine_well
+        from minifinetuning.environment import (
+            print_any_name,
+            quieten_libraries,
+            use_machine_well,
+        )
 
+        print_any_name()
         use_machine_well()
         quieten_libraries()
         from minifinetuning.cli.parsing import parsed

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from minifinetuning.data.packing import PackedSequences
-from minifinetuning.data.places import listed, printable
+from minifinetuning.data.places import listed
+from minifinetuning.files import printable
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 
 PAGE_ENDINGS = (
     *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".adoc", ".org"),
@@ -121,11 +122,6 @@ def ending(name: str) -> str:
 def listed(counts: Counter[str] | dict[str, int]) -> str:
     """Counts by name as a person reads them: "12 .pdf, 3 .docx", the most first."""
     return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common())
-
-
-def printable(path: object) -> str:
-    """The path as every terminal, file and hash can hold it: bytes that are no UTF-8 become �."""
-    return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
 def _named_file(source: str, path: Path) -> Path:

@@ -17,7 +17,6 @@ from minifinetuning.data.packing import (
     pack_documents,
     require_sequence_length,
 )
-from minifinetuning.data.places import printable
 from minifinetuning.data.splits import (
     deciding_tokens,
     require_budget,
@@ -34,6 +33,7 @@ from minifinetuning.data.tokens import (
     tokenized_batches,
 )
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

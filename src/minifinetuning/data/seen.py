@@ -1,16 +1,11 @@
 """Which texts were there before, in few bytes a text."""
 
 import hashlib
-
-import numpy
-import numpy.typing
-
-_RECENT = 1 << 14
-"""Digests that are held as Python's own integers, of some hundred bytes each."""
+from array import array
 
 
 class SeenTexts:
-    """A set of texts that holds 8 bytes of each: the front of its SHA-256.
+    """A set of texts that holds 12 to 24 bytes of each: the front of its SHA-256.
 
         seen.add(text) == (text not in seen)        # and now it is
 
@@ -18,29 +13,37 @@ class SeenTexts:
     """
 
     def __init__(self) -> None:
-        self._recent: set[int] = set()
-        # Sorted, each more than twice as long as the one behind it, so that they are few.
-        self._runs: list[numpy.typing.NDArray[numpy.uint64]] = []
+        # A table of open places: a digest lies at the first free one from its own on.
+        self._places = array("Q", bytes(8 << 10))
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, text: str) -> bool:
         """Add the text; whether it was not yet there."""
-        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-        if digest in self._recent or any(_holds(run, digest) for run in self._runs):
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") or 1
+        place = _place(self._places, digest)
+        if self._places[place]:
             return False
-        self._recent.add(digest)
-        if len(self._recent) == _RECENT:
-            self._settle()
+        self._places[place] = digest
+        self._count += 1
+        if 3 * self._count > 2 * len(self._places):
+            self._grow()
         return True
 
-    def _settle(self) -> None:
-        run = numpy.fromiter(self._recent, numpy.uint64, len(self._recent))
-        self._recent.clear()
-        while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            run = numpy.concatenate([self._runs.pop(), run])
-        run.sort()
-        self._runs.append(run)
+    def _grow(self) -> None:
+        larger = array("Q", bytes(16 * len(self._places)))
+        for digest in self._places:
+            if digest:
+                larger[_place(larger, digest)] = digest
+        self._places = larger
 
 
-def _holds(run: numpy.typing.NDArray[numpy.uint64], digest: int) -> bool:
-    place = int(numpy.searchsorted(run, numpy.uint64(digest)))
-    return place < len(run) and int(run[place]) == digest
+def _place(places: "array[int]", digest: int) -> int:
+    """Where the digest lies, or else the free place for it."""
+    last = len(places) - 1
+    place = digest & last
+    while (held := places[place]) and held != digest:
+        place = (place + 1) & last
+    return place

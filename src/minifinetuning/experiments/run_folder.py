@@ -22,7 +22,7 @@ from minifinetuning.experiments.full_disk import (
 )
 from minifinetuning.experiments.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
 from minifinetuning.experiments.overlap import require_apart, require_outside
-from minifinetuning.files import LOCK, locked
+from minifinetuning.files import LOCK, locked, printable
 from minifinetuning.resuming import asked_checkpoint, checkpoint_to_resume, require_same_settings
 
 __all__ = [
@@ -118,6 +118,11 @@ def output_folder(folder: Path, *options: object) -> Iterator[None]:
     A folder in which nothing came to lie is removed again, with those above it that were made.
     What the file system refuses, a full disk above all, becomes one sentence.
     """
+    if printable(folder) != str(folder):
+        raise InputError(
+            f"--output_dir {printable(folder)}: the name holds bytes that are no UTF-8, by "
+            "which no tokenizer can be saved: choose another"
+        )
     require_apart(folder, *options)
     made = _missing(folder)
     try:

@@ -21,6 +21,7 @@ from transformers import (
 
 import minifinetuning.models.openelm  # noqa: F401 - the Auto classes know it once imported
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 from minifinetuning.models.merging import attached, changes_head, merged
 
 __all__ = [
@@ -204,6 +205,11 @@ def _location(name_or_path: str) -> dict[str, Any]:
         looks_like_path or name_or_path.count("/") > 1 or path.suffix == ".gguf"
     ):
         raise InputError(f"--model {name_or_path} does not exist: give a model folder or a hub id")
+    if printable(path) != str(path):
+        raise InputError(
+            f"--model {printable(path)}: its name holds bytes that are no UTF-8, which the "
+            "libraries that read it refuse: rename it"
+        )
     if path.suffix == ".gguf":
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():

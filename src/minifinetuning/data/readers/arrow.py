@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.data.places import Place, printable
+from minifinetuning.data.places import Place
 from minifinetuning.data.readers.tables import Note, cell_text, holds_text, text_column
 from minifinetuning.data.readers.unreadable import UnreadableError
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 
 if TYPE_CHECKING:
     import pyarrow

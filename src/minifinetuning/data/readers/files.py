@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind, printable
+from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind
 from minifinetuning.data.readers.arrow import dataset_texts, parquet_texts
 from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows
 from minifinetuning.data.readers.encodings import UTF_8
@@ -16,6 +16,7 @@ from minifinetuning.data.readers.subtitles import spoken_text
 from minifinetuning.data.readers.tables import Note, row_texts
 from minifinetuning.data.readers.text_files import text_encoding, text_lines, whole_text
 from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.files import printable
 
 _PAGES: dict[str, Callable[[str], str]] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), visible_text),
