@@ -207,10 +207,10 @@ class SamplerEpoch(TrainerCallback):  # type: ignore[misc]
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        batches = getattr(train_dataloader, "batch_sampler", None)
+        batches: Any = getattr(train_dataloader, "batch_sampler", None)
         while hasattr(batches, "batch_sampler"):
             batches = batches.batch_sampler
-        sampler = getattr(batches, "sampler", None)
+        sampler: Any = getattr(batches, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(int(state.epoch or 0))
 

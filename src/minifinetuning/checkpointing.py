@@ -63,6 +63,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
 
     def _checkpoint(self, asked: str | bool) -> Path | None:
         """What to go on from. The first process decides: all go on, or all raise InputError."""
+        found: Path | None = None
         said: list[Any] = [None, None]
         if self.accelerator.process_index == 0:
             try:
@@ -143,7 +144,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
             return
         folder = Path(output_dir or self._folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = self.processing_class
+        tokenizer: Any = self.processing_class
         if tokenizer is None:
             tokenizer = getattr(self.data_collator, "tokenizer", None)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

@@ -90,7 +90,7 @@ def checkpoint_to_resume(
         return None
     if asked is not True:
         return _named(Path(asked), thoroughly)
-    passed_over = []
+    passed_over: list[str] = []
     later = [path for path in checkpoints(folder) if path != starting_point(folder)]
     for path in later:
         found = flaw(path, thoroughly=thoroughly) or _lack(path)

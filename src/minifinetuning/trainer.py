@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sized
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,9 +57,11 @@ class MFTTrainer(MeasuringTrainer):
         trainer.train()
 
     Datasets hold `input_ids` and, if they like, `attention_mask` and `labels`, by the conventions
-    of transformers. `eval_dataset` is a dict with "specialized" and, where there is general text,
-    "general"; a dataset alone is the specialized one. Without general text DG cannot be measured,
-    and KL(p_T || p_S) on the specialized text is logged as the signal of forgetting.
+    of transformers, or a mask of what is to be learnt (`completion_mask`, `assistant_masks`); other
+    columns are not looked at. With a `data_collator` of another library the teacher is asked live,
+    and evaluation keeps to ours. `eval_dataset` is a dict with "specialized" and, where there is
+    general text, "general"; a dataset alone is the specialized one. Without general text DG cannot
+    be measured, and KL(p_T || p_S) on the specialized text is logged as the signal of forgetting.
 
     `replay_dataset` is general text to train on beside the other: of each process's sequences in
     each step exactly the share `new_data_fraction` is new. `fisher_dataset` (where nothing is said
@@ -173,6 +176,8 @@ class MFTTrainer(MeasuringTrainer):
             passes=self._passes(texts),
             autocast=self.accelerator.autocast,
         )
+        if isinstance(self.data_collator, ForeignCollator) and self.args.teacher_cache == "auto":
+            decided.plan = replace(decided.plan, reason="the data_collator is of another making")
         if self.is_world_process_zero():
             logger.info("%s", decided.plan)
         return decided

@@ -1,4 +1,4 @@
-"""Two processes with data parallelism, replay, EWC and a teacher's cache, against one."""
+"""Two processes with data parallelism, replay, EWC and a teacher's cache, against one; resumed."""
 
 import json
 import os
@@ -13,8 +13,10 @@ import minifinetuning
 CHILD = """
 import json, os, sys
 import torch
+from transformers import TrainerCallback
 from minifinetuning.cache import contents
 from minifinetuning.config import MFTConfig
+from minifinetuning.errors import InputError
 from minifinetuning.models.loading import load_model
 from minifinetuning.trainer import MFTTrainer
 
@@ -22,26 +24,66 @@ torch.set_num_threads(1)
 given = json.loads(sys.argv[1])
 world_size = int(os.environ.get("WORLD_SIZE", "1"))
 contents.PART_BYTES = 1
-trainer = MFTTrainer(
-    load_model(given["model"]),
-    MFTConfig(
-        **given["settings"],
-        output_dir=f"{given['folder']}/{world_size}",
-        per_device_train_batch_size=4 // world_size,
-        teacher_cache="none" if world_size == 1 else f"{given['folder']}/teacher",
-    ),
-    train_dataset=given["train"],
-    replay_dataset=given["replay"],
-    eval_dataset=given["texts"],
-)
-trainer.train()
-if trainer.is_world_process_zero():
-    weights = {name: value.tolist() for name, value in trainer.model.named_parameters()}
+
+
+class Interrupt(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+def trainer(name, callbacks=(), **changes):
+    settings = given["settings"] | {"per_device_train_batch_size": 4 // world_size} | changes
+    sequences = settings.pop("sequences", None)
+    return MFTTrainer(
+        load_model(given["model"]),
+        MFTConfig(**settings, output_dir=f"{given['folder']}/{name}"),
+        train_dataset=given["train"][:sequences],
+        replay_dataset=given["replay"] if "replay" in name else None,
+        eval_dataset=given["texts"],
+        callbacks=list(callbacks),
+    )
+
+
+def weights(trainer):
+    return {name: value.tolist() for name, value in trainer.model.named_parameters()}
+
+
+def resumed_and_whole(name):
+    # Epochs of four steps with replay, of two without: the checkpoint lies within a later one.
+    short = given["resumed"]
+    try:
+        trainer(f"{name}-resumed", [Interrupt()], **short).train()
+    except KeyboardInterrupt:
+        pass
+    try:
+        trainer(f"{name}-resumed", **short, seed=7).train(resume_from_checkpoint=True)
+    except InputError as error:
+        assert "--seed was 42 and is 7" in str(error)
+    else:
+        raise AssertionError("every process refuses what the first one does")
+    run, whole = trainer(f"{name}-resumed", **short), trainer(f"{name}-whole", **short)
+    run.train(resume_from_checkpoint=True)
+    whole.train()
+    return [weights(run), weights(whole)]
+
+
+teacher = "none" if world_size == 1 else f"{given['folder']}/teacher"
+run = trainer(f"{world_size}-replay", teacher_cache=teacher)
+run.train()
+results = {"log": run.state.log_history, "weights": weights(run), "reference": {
+    name: [scores.losses.negative_log_likelihood.tolist(), scores.losses.tokens.tolist(),
+           scores.ends.negative_log_likelihood]
+    for name, scores in run.reference.items()
+}}
+if world_size == 2:
+    results["resumed"] = {name: resumed_and_whole(name) for name in ("replay", "plain")}
+if run.is_world_process_zero():
     with open(f"{given['folder']}/{world_size}.json", "w") as file:
-        json.dump({"log": trainer.state.log_history, "weights": weights}, file)
+        json.dump(results, file)
 # gloo's threads must not outlive the interpreter: a process that leaves first would abort.
-trainer.accelerator.wait_for_everyone()
-trainer.accelerator.end_training()
+run.accelerator.wait_for_everyone()
+run.accelerator.end_training()
 """
 
 
@@ -66,6 +108,11 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
             **{"optim": "sgd", "eval_steps": 2, "save_strategy": "no", "logging_steps": 2},
             **{"load_best_model_at_end": False, "bf16": False, "use_cpu": True},
             **{"per_device_eval_batch_size": 2, "disable_tqdm": True},
+        },
+        "resumed": {
+            **{"max_steps": 12, "gradient_accumulation_steps": 1, "ewc_lambda": 0.0},
+            **{"eval_strategy": "no", "save_strategy": "steps", "save_steps": 7},
+            **{"per_device_train_batch_size": 2, "teacher_cache": "none", "sequences": 8},
         },
     }
     script = tmp_path / "child.py"
@@ -93,6 +140,10 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
         logged = [[entry[name] for entry in run["log"] if name in entry] for run in (one, two)]
         assert len(logged[0]) == 2
         assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+    # The same weights have the same scores, to the last digit.
+    assert two["reference"] == one["reference"]
+    for name, (resumed, whole) in two["resumed"].items():
+        assert resumed == whole, f"{name}: the run went on in another order"
 
 
 def _flat(values):

@@ -196,10 +196,12 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(trainer, tmp_path, missin
     assert_same_run(run, whole)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(trainer, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(trainer, tmp_path, settings):
     with pytest.raises(KeyboardInterrupt):
         trainer("run", callback=Interrupt(1)).train()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-0"]
+    with run_folder(MFTConfig(**settings("run", resume_from_checkpoint="True"))):
+        pass
     run = trainer("run")
     run.train(resume_from_checkpoint=True)
     whole = trainer("whole")

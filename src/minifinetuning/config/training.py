@@ -291,7 +291,7 @@ class MFTConfig(TrainingArguments):
         `train_batch_size` counts the GPUs that a process sees, but it takes only the first.
         """
         of_a_process = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        return of_a_process * self.world_size
+        return int(of_a_process * self.world_size)
 
     def _default(self) -> "MFTConfig":
         """What nobody has changed, and no trainer that runs meanwhile is disturbed."""
