@@ -1,5 +1,7 @@
 """What is saved comes back as it was, and other programs read it as it is meant."""
 
+import copy
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +13,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaTokenizer,
+)
 
 from minifinetuning.models.loading import load_model
 from minifinetuning.models.saving import repair_generation_config, save_model, save_tokenizer
@@ -131,6 +139,32 @@ def test_families_with_names_of_their_own_for_rotary_settings(tmp_path, name, ex
     assert {key: found.get(key, "missing") for key in expected} == expected
 
 
+def test_phi_3_has_its_scaling_in_the_only_form_that_its_older_class_takes(tmp_path):
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 5e4, **factors}
+    shared = {"rope_parameters": rope, "original_max_position_embeddings": 16}
+    # Nothing else of a llama is different in this.
+    model = dataclasses.replace(FAMILIES["Llama 2"], kind="phi3").model(**shared)
+    save_model(model, tmp_path)
+    found = written(tmp_path)
+    assert found["rope_scaling"] == {"type": "longrope", **factors}
+    assert torch.equal(logits(load_model(str(tmp_path))), logits(model))
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 9.0}, "of no kind"])
+def test_what_would_change_the_model_in_transformers_5_is_left_out(
+    tmp_path, tiny_model, monkeypatch, scaling
+):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path / "plain")
+    monkeypatch.setattr(
+        "minifinetuning.models.compatibility.rope_for_transformers_4",
+        lambda settings: {"rope_scaling": scaling},
+    )
+    save_model(model, tmp_path / "ours")
+    assert written(tmp_path / "ours") == written(tmp_path / "plain")
+
+
 def test_a_model_inside_another_has_them_too(tmp_path):
     save_model(FAMILIES["Gemma 3 with vision"].model(), tmp_path)
     assert written(tmp_path)["text_config"]["rope_local_base_freq"] == 1e4
@@ -153,6 +187,22 @@ def test_a_tokenizer_is_called_what_other_programs_know(tmp_path, tokenizer):
     assert again(text).input_ids == loaded(text).input_ids
     assert again.extra_special_tokens == ["<turn>"]
     assert again.all_special_ids == loaded.all_special_ids
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("eos", [False, True])
+def test_what_opens_and_closes_a_text_is_said_where_transformers_4_would_add_bos(
+    tmp_path, bos, eos
+):
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, "a": 4, "▁a": 5}
+    options = {"vocab": vocabulary, "merges": [("▁", "a")]}
+    saved = LlamaTokenizer(**options, add_bos_token=bos, add_eos_token=eos)
+    save_tokenizer(saved, tmp_path)
+    found = written(tmp_path, "tokenizer_config.json")
+    said = {name: found[name] for name in ("add_bos_token", "add_eos_token") if name in found}
+    assert said == ({} if bos and not eos else {"add_bos_token": bos, "add_eos_token": eos})
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again("a").input_ids == [1] * bos + [5] + [2] * eos == saved("a").input_ids
 
 
 def test_weights_are_written_in_the_dtype_asked_for(tmp_path, tiny_model):
@@ -210,6 +260,8 @@ with torch.no_grad():
 @pytest.mark.parametrize("rope", [{"rope_type": "default"}, LLAMA_3], ids=["default", "llama3"])
 def test_transformers_4_computes_the_same_logits(tmp_path, tiny_model, tokenizer, rope):
     model = tiny_model("llama", rope_parameters={**rope, "rope_theta": 1e5})
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
     save_model(model, tmp_path, tokenizer)
     text = "the heart risk of patient treated after weeks " * 2
     result = tmp_path / "logits.pt"

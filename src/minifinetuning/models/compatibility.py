@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from minifinetuning.files import write_atomically
@@ -16,6 +17,10 @@ _TERSE_SCALING = {
     **dict.fromkeys(("phi3", "phi4_multimodal"), ("short_factor", "long_factor")),
     **dict.fromkeys(("olmo", "olmo2", "hunyuan_v1_dense", "hunyuan_v1_moe"), ("factor", "alpha")),
 }
+_OPENING_BY_DEFAULT = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
+"""Tokenizers to which transformers 4 gives a BOS before each text where nothing else is said, and 5
+does what tokenizer.json says."""
+
 _OWN_KEYS = ("rope_theta", "partial_rotary_factor")
 """What transformers 5 moved into `rope_parameters` and 4 has beside `rope_scaling`."""
 
@@ -34,9 +39,13 @@ def write_older_config(folder: Path, config: PreTrainedConfig) -> None:
     extended = _with_older_names(settings)
     if extended == settings:
         return
-    before = _as_read(type(config), folder)
+    before = type(config).from_pretrained(folder).to_dict()
     write_atomically(path, _sorted(extended))
-    if _as_read(type(config), folder) != before:
+    try:
+        reads_the_same = _holds(type(config).from_pretrained(folder).to_dict(), before)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError):
+        reads_the_same = False
+    if not reads_the_same:
         write_atomically(path, written)
 
 
@@ -89,20 +98,11 @@ def _scaling(rope: dict[str, Any], kind: str) -> dict[str, Any] | None:
     return {key: value for key, value in rope.items() if key not in _OWN_KEYS}
 
 
-def _as_read(kind: type[PreTrainedConfig], folder: Path) -> Any:
-    """What transformers 5 makes of a config.json, without its second name for a rotary type."""
-    return _without_second_name(kind.from_pretrained(folder).to_dict())
-
-
-def _without_second_name(settings: Any) -> Any:
-    if not isinstance(settings, dict):
-        return settings
-    repeated = {"type"} if "rope_type" in settings else set()
-    return {
-        name: _without_second_name(value)
-        for name, value in settings.items()
-        if name not in repeated
-    }
+def _holds(found: Any, expected: Any) -> bool:
+    """Whether everything of `expected` is in `found`, which may have older names beside it."""
+    if not isinstance(expected, dict) or not isinstance(found, dict):
+        return bool(found == expected)
+    return all(name in found and _holds(found[name], expected[name]) for name in expected)
 
 
 def _with_older_names(settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,9 +131,25 @@ def write_older_tokenizer_config(folder: Path, tokenizer: PreTrainedTokenizerBas
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         # Version 4 makes token_type_ids too where nothing is said, which most models refuse.
         settings.setdefault("model_input_names", list(tokenizer.model_input_names))
+    if settings.get("tokenizer_class", "").removesuffix("Fast") in _OPENING_BY_DEFAULT:
+        opens, closes = _frame(tokenizer)
+        if (opens, closes) != (True, False):
+            settings |= {"add_bos_token": opens, "add_eos_token": closes}
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     write_atomically(path, _sorted(settings))
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Whether the tokenizer puts BOS before a text, and EOS after it."""
+    ordinary, framed = (
+        tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True)
+    )
+    added = len(framed) > len(ordinary)
+    return (
+        added and framed[0] == tokenizer.bos_token_id,
+        added and framed[-1] == tokenizer.eos_token_id,
+    )
 
 
 def _sorted(settings: dict[str, Any]) -> str:
