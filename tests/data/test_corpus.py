@@ -1,9 +1,14 @@
+import json
+import random
+import re
 from dataclasses import asdict
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from minifinetuning.data import (
+    CorpusSettings,
+    HeldOut,
     Marks,
     corpus_from_documents,
     pack_documents,
@@ -12,6 +17,8 @@ from minifinetuning.data import (
     split_documents,
     tokenize_documents,
 )
+from minifinetuning.data.near_copies import signatures
+from minifinetuning.data.tokens import document_identity
 from minifinetuning.errors import InputError
 
 MARKS = Marks(end=0, openings=frozenset({1, 2}))
@@ -136,7 +143,165 @@ def test_wrong_settings_are_found_before_anything_is_read(tokenizer, backend):
 
 def test_texts_from_elsewhere_give_the_same_corpus(folder, tokenizer):
     documents = read_documents([folder])
-    given = corpus_from_documents(documents, ["the demo"], tokenizer, sequence_length=16)
+    given = corpus_from_documents(documents, ["the demo"], tokenizer, CorpusSettings(16))
     read = read_corpus([folder], tokenizer, sequence_length=16)
     assert given.train.identity == read.train.identity
     assert given.summary.sources == ["the demo"]
+
+
+SYLLABLES = [a + b for a in "bdfgklmnprst" for b in ("an", "er", "i", "ost", "ul")]
+
+
+def marked(count, seed, length=60):
+    """Documents of random words, each with a mark at its end: `... <17>`."""
+    source = random.Random(seed)
+    bodies = [" ".join(source.choices(SYLLABLES, k=length)) for _ in range(count)]
+    return [f"{body} <{number}>" for number, body in enumerate(bodies)]
+
+
+def lightly_edited(text, seed):
+    """Three words in a hundred exchanged, the mark kept."""
+    source = random.Random(seed)
+    words = text.split()
+    for place in range(len(words) - 1):
+        if source.random() < 0.03:
+            words[place] = source.choice(SYLLABLES)
+    return " ".join(words)
+
+
+def table(path, texts):
+    path.write_text("\n".join(json.dumps(text) for text in texts))
+    return str(path)
+
+
+def text_of(sequences, tokenizer):
+    return tokenizer.decode(sequences.stream)
+
+
+def marks(sequences, tokenizer):
+    return set(re.findall(r"<\d+>", text_of(sequences, tokenizer)))
+
+
+def test_near_copies_are_never_on_both_sides(tmp_path, tokenizer):
+    """Also where only the front of the order is tokenized."""
+    texts = marked(60, 1)
+    copies = [lightly_edited(text, seed) for seed in range(4) for text in texts]
+    source = table(tmp_path / "a.jsonl", texts + copies)
+    for seed in range(5):
+        for validation_tokens, is_left_out in ((10**6, False), (1000, True)):
+            corpus = read_corpus(
+                [source],
+                tokenizer,
+                sequence_length=16,
+                seed=seed,
+                validation_tokens=validation_tokens,
+            )
+            summary = corpus.summary
+            validation = marks(corpus.validation, tokenizer)
+            assert validation
+            assert not validation & marks(corpus.train, tokenizer)
+            assert summary.are_near_copies_apart
+            assert summary.near_copies >= 0.98 * summary.tokenized_documents
+            assert (summary.left_out_near_copies > 0) == is_left_out
+            assert "near-copies: " in str(summary)
+            assert summary.validation_documents == len(validation)
+
+
+def test_a_text_of_near_copies_alone_is_warned_of(tmp_path, tokenizer, caplog):
+    source = table(
+        tmp_path / "a.jsonl", [lightly_edited(marked(1, 1, 300)[0], seed) for seed in range(60)]
+    )
+    corpus = read_corpus([source], tokenizer, sequence_length=16)
+    assert corpus.summary.validation_tokens > 0.09 * corpus.summary.tokens
+    assert not corpus.summary.are_near_copies_apart
+    assert "near-copies of one another" in caplog.text
+    assert source in caplog.text
+
+
+def test_boilerplate_is_reported_and_dropped(tmp_path, tokenizer):
+    menu = "".join(f"Go to our page about {word}\n" for word in SYLLABLES[:20])
+    source = table(tmp_path / "a.jsonl", [f"{menu}{text}\n" for text in marked(100, 1)])
+    options = {"sequence_length": 16, "train_tokens": 10**6}
+    summary = read_corpus([source], tokenizer, **options).summary
+    assert summary.repeated_lines == 20
+    assert 0.5 < summary.repeated_line_share < 0.8
+    assert "20 stand in 20 documents or more" in str(summary)
+    assert "--drop_boilerplate" in str(summary)
+    for seed in range(5):
+        corpus = read_corpus([source], tokenizer, drop_boilerplate=True, seed=seed, **options)
+        sides = [text_of(side, tokenizer) for side in (corpus.train, corpus.validation)]
+        assert sum(side.count("Go to our page") for side in sides) == 20
+        lines = [set(side.split("\n")) - {""} for side in sides]
+        assert not any(line in lines[0] & lines[1] for line in menu.splitlines())
+        assert corpus.summary.are_repeated_lines_dropped
+        assert corpus.summary.documents == 100
+
+
+def test_validation_is_the_same_whatever_is_held_out_and_trained(tmp_path, tokenizer):
+    texts = marked(150, 1)
+    own = table(tmp_path / "own.jsonl", [f"menu\n{text}" for text in texts])
+    other = table(tmp_path / "other.jsonl", [f"menu\n{text} \n" for text in texts[::2]])
+    for dropped in (False, True):
+        options = {"sequence_length": 16, "drop_boilerplate": dropped, "validation_tokens": 1000}
+        held_out = read_corpus([other], tokenizer, with_train=False, **options).held_out
+        assert len(held_out) >= 4
+        whole = read_corpus([own], tokenizer, **options)
+        changes = [{"with_train": False}, {"train_tokens": 100}, {"held_out": held_out}]
+        for change in [*changes, changes[0] | changes[2]]:
+            changed = read_corpus([own], tokenizer, **(options | change))
+            assert changed.validation.identity == whole.validation.identity, change
+
+
+def test_held_out_documents_and_near_copies_of_them_are_not_trained_on(tmp_path, tokenizer):
+    texts = marked(200, 1)
+    other = table(tmp_path / "other.jsonl", texts)
+    options = {"sequence_length": 16, "validation_tokens": 2000}
+    held_out = read_corpus([other], tokenizer, with_train=False, **options).held_out
+    # Half of them are the same but for white space around them, half are edited.
+    own = [f"{text} \n" if n % 2 else lightly_edited(text, n) for n, text in enumerate(texts)]
+    source = table(tmp_path / "own.jsonl", own)
+    identities = {document_identity(text): f"<{n}>" for n, text in enumerate(texts)}
+    exact = {document_identity(text) for text in own}
+    measured = {identities[identity] for identity in held_out.identities}
+    for train_tokens in (10**6, 8000):
+        corpus = read_corpus(
+            [source], tokenizer, held_out=held_out, train_tokens=train_tokens, **options
+        )
+        assert not measured & marks(corpus.train, tokenizer)
+        assert corpus.summary.train_tokens == train_tokens or train_tokens == 10**6
+    summary = read_corpus([source], tokenizer, held_out=held_out, **options).summary
+    assert summary.held_out_copies == len(exact & set(held_out.identities)) > 0
+    assert summary.held_out_near_copies == len(measured) - summary.held_out_copies > 0
+    assert summary.held_out_met == len(measured)
+    assert "not trained on: " in str(summary)
+
+
+def test_training_is_filled_though_most_of_a_text_is_held_out(tmp_path, tokenizer):
+    """The front of the order is widened until enough can be trained on."""
+    texts = marked(400, 1)
+    held_out = HeldOut(
+        tuple(document_identity(text) for text in texts[:340]), signatures(texts[:340])
+    )
+    source = table(tmp_path / "own.jsonl", texts)
+    options = {"sequence_length": 16, "validation_tokens": 500, "train_tokens": 5000}
+    assert read_corpus([source], tokenizer, **options).summary.tokenized_documents < 120
+    summary = read_corpus([source], tokenizer, held_out=held_out, **options).summary
+    assert summary.train_tokens == 5000
+    assert summary.tokenized_documents > 120
+
+
+def test_little_validation_is_warned_of(tmp_path, tokenizer, caplog):
+    source = table(tmp_path / "a.jsonl", marked(60, 1))
+    corpus = read_corpus([source], tokenizer, sequence_length=16)
+    message = caplog.text
+    assert source in message
+    assert f"{corpus.summary.validation_tokens:,} tokens" in message
+    assert f"{corpus.summary.validation_documents} documents" in message
+    assert "give more text" in message
+    caplog.clear()
+    source = table(tmp_path / "b.jsonl", marked(300, 1))
+    corpus = read_corpus([source], tokenizer, sequence_length=16)
+    assert corpus.summary.validation_tokens >= 2000
+    assert not caplog.text
+    read_corpus([source], tokenizer, sequence_length=corpus.summary.validation_tokens + 100)
+    assert "1 sequences" in caplog.text

@@ -6,6 +6,7 @@ import pytest
 
 from minifinetuning.data import Document
 from minifinetuning.data.front import split_front
+from minifinetuning.data.splits import Extent
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def in_order(documents, seed):
     """The documented order, written out anew."""
 
     def key(document):
-        identity = hashlib.sha256(document.text.encode()).hexdigest()
+        identity = hashlib.sha256(document.text.strip().encode()).hexdigest()
         return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
 
     return sorted(documents, key=key)
@@ -27,7 +28,7 @@ def in_order(documents, seed):
 @pytest.mark.parametrize("characters", [1, 100, 2500, 10_000])
 def test_the_front_is_the_shortest_that_holds_the_characters(documents, characters):
     for seed in range(5):
-        front = split_front(documents, seed, characters)
+        front = split_front(documents, seed, Extent(characters))
         count = len(front.documents)
         assert front.documents == in_order(documents, seed)[:count]
         held = sum(len(document.text) for document in front.documents)
@@ -35,18 +36,30 @@ def test_the_front_is_the_shortest_that_holds_the_characters(documents, characte
         assert not front.is_all
 
 
+def test_the_front_is_of_many_documents_unless_they_are_long(documents):
+    for most, held in ((10**9, 40), (500, None)):
+        front = split_front(documents, 3, Extent(100, 40, most))
+        order = in_order(documents, 3)
+        assert front.documents == order[: len(front.documents)]
+        if held is None:
+            lengths = [len(document.text) for document in front.documents]
+            assert sum(lengths[:-1]) < most <= sum(lengths)
+        else:
+            assert len(front.documents) == held
+
+
 def test_all_documents_are_a_front(documents):
     characters = sum(len(document.text) for document in documents)
     for enough in (characters, 10 * characters):
-        front = split_front(documents, 7, enough)
+        front = split_front(documents, 7, Extent(enough))
         assert front.documents == in_order(documents, 7)
         assert front.is_all
 
 
 def test_repeated_documents_keep_their_order():
     documents = [Document("same", str(number)) for number in range(9)]
-    assert split_front(documents, 0, 100).documents == documents
-    assert split_front(documents, 0, 12).documents == documents[:3]
+    assert split_front(documents, 0, Extent(100)).documents == documents
+    assert split_front(documents, 0, Extent(12)).documents == documents[:3]
 
 
 def test_no_more_than_the_front_is_held():
@@ -61,7 +74,7 @@ def test_no_more_than_the_front_is_held():
             most = max(most, len(alive))
             yield document
 
-    front = split_front(made(), 0, 1000)
+    front = split_front(made(), 0, Extent(1000))
     assert len(front.documents) == 10
     # Beside the front: the one just made, and the one before it, which the loop still names.
     assert most <= 12

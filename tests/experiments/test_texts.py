@@ -1,6 +1,7 @@
 """Which text a run trains on, and that none of it is what forgetting is measured on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,83 @@ def test_ids_beyond_the_embeddings_are_refused_before_any_work(
 def _saved(tokenizer, folder):
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def ends_in(sequences, tokenizer, documents):
+    """The documents whose ends are in the sequences."""
+    written = written_in(sequences, tokenizer)
+    return {one for one in documents if one[-50:] in written}
+
+
+def test_the_same_text_as_both_is_refused(model, text, table, sentences):
+    everything = sentences(60, 1)
+    own, same = table("own", everything), table("same", [f"\n{one} " for one in everything])
+    part = table("part", everything[:30])
+    for with_train in (True, False):
+        for general in (own, same, part):
+            with pytest.raises(InputError, match=f"--general {general}: every document"):
+                read_texts(model, text, [own], [general], seed=1, with_train=with_train)
+
+
+def test_a_document_that_forgetting_is_measured_on_is_not_trained_on(model, text, table, sentences):
+    general = sentences(80, 1)
+    own = sentences(60, 2) + [f"{one}\n" for one in general[::2]]
+    text = replace(text, validation_tokens="700")
+    texts = read_texts(model, text, [table("own", own)], [table("general", general)], seed=1)
+    measured = ends_in(texts.validation["general"], texts.tokenizer, general)
+    assert len(measured) >= 3
+    assert not measured & ends_in(texts.train, texts.tokenizer, general)
+    assert ends_in(texts.train, texts.tokenizer, general)
+    summary = texts.summary()["specialized"]
+    assert summary["held_out_copies"] == len(measured & set(general[::2])) > 0
+    assert summary["train_tokens"] == 2000
+
+
+def test_near_copies_of_what_forgetting_is_measured_on_are_not_trained_on(
+    model, text, table, sentences, caplog
+):
+    general = sentences(80, 1)
+    edited = [one.replace(" drug ", " dose ") + " end." for one in general]
+    own = table("own", sentences(60, 2) + edited[::2])
+    text = replace(text, train_tokens="20k", validation_tokens="700")
+    texts = read_texts(model, text, [own], [table("general", general)], seed=1)
+    measured = ends_in(texts.validation["general"], texts.tokenizer, general)
+    copies = {one for one, of in zip(edited, general, strict=True) if of in measured}
+    assert not copies & ends_in(texts.train, texts.tokenizer, edited)
+    assert texts.summary()["specialized"]["held_out_near_copies"] > 0
+    assert "has a near-copy" not in caplog.text
+    read_texts(model, text, [table("all", edited)], [table("general", general)], seed=1)
+    assert "every document that forgetting is measured on has a near-copy" in caplog.text
+
+
+def test_replay_holds_nothing_that_the_gain_is_measured_on(model, text, table, sentences):
+    own = sentences(60, 1)
+    other = table("other", own + sentences(20, 2))
+    texts = read_texts(
+        model, text, [table("own", own)], None, seed=1, replay=[other], new_data_fraction=0.25
+    )
+    measured = ends_in(texts.validation["specialized"], texts.tokenizer, own)
+    assert len(measured) >= 3
+    assert not measured & ends_in(texts.replay, texts.tokenizer, own)
+
+
+def test_an_evaluation_has_the_validation_texts_of_training(model, table, sentences):
+    """With copies between the texts, near-copies and boilerplate, whatever is trained on."""
+    general = [f"menu\n{one}" for one in sentences(80, 1)]
+    own = [*sentences(60, 2), *general[:20], *(f"{one} end." for one in sentences(9, 2))]
+    sources = ([table("own", own)], [table("general", general)])
+    for drop_boilerplate in (False, True):
+        text = TextConfig(
+            sequence_length=32,
+            train_tokens="2k",
+            validation_tokens="600",
+            drop_boilerplate=drop_boilerplate,
+        )
+        trained = read_texts(model, text, *sources, seed=3)
+        for changes in ({"with_train": False}, {"replay": [sources[0][0], sources[1][0]]}):
+            again = read_texts(model, text, *sources, seed=3, **changes)
+            for name in ("specialized", "general"):
+                assert again.validation[name].identity == trained.validation[name].identity
+        alone = read_texts(model, text, sources[0], None, seed=3, with_train=False)
+        own_validation = trained.validation["specialized"]
+        assert alone.validation["specialized"].identity == own_validation.identity

@@ -68,14 +68,19 @@ class TextConfig:
         default=False,
         metadata={"help": "Skip what is no text or no table of text, in place of refusing it."},
     )
+    drop_boilerplate: bool = field(
+        default=False,
+        metadata={
+            "help": "Drop lines that stand in 20 documents or more (menus, footers), all but the "
+            "first of each."
+        },
+    )
     train_tokens: str = field(
         default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
     )
     validation_tokens: str = field(
         default="0.5M",
-        metadata={
-            "help": "Validation tokens at most, of each text; 10 %% of it where that is less."
-        },
+        metadata={"help": "Validation tokens, of each text; 10 %% of it where that is less."},
     )
     sequence_length: int | None = field(
         default=None,

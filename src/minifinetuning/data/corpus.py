@@ -1,10 +1,35 @@
-"""A corpus ready for training and evaluation, and its figures for a person."""
+"""A corpus ready for training and evaluation, how it is made, and its figures for a person."""
 
 from dataclasses import dataclass, field
 
+from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import PackedSequences
 from minifinetuning.data.places import listed
+from minifinetuning.data.repeated_lines import DOCUMENTS as REPEATED
 from minifinetuning.files import printable
+
+LITTLE_VALIDATION = 2_000
+"""Tokens of validation below which a figure says little, and a warning says so."""
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """What is made of documents: budgets and `sequence_length` in tokens.
+
+    `with_train=False` gives the same validation side alone.
+    """
+
+    sequence_length: int
+    train_tokens: int = 4_000_000
+    validation_tokens: int = 500_000
+    seed: int = 42
+    with_train: bool = True
+    drop_boilerplate: bool = False
+
+    @property
+    def tokens_to_train(self) -> int:
+        """The budget of what is asked for: none without a training side."""
+        return self.train_tokens if self.with_train else 0
 
 
 @dataclass(frozen=True)
@@ -14,6 +39,16 @@ class CorpusSummary:
     `documents` leaves out the `empty` and `repeated` ones; `skipped` counts unreadable files, and
     `left_out`, by ending, all files that were not read. Only `tokenized_documents` of them, holding
     `tokens`, were tokenized: as many as the budgets need. `notes` are sentences for a person.
+    Of the `validation_documents`, near-copies counted as one, `cut_documents` are ends of documents
+    whose fronts are for training.
+
+    `near_copies` of the tokenized documents, holding `near_copy_tokens`, have a near-copy among
+    them. `left_out_near_copies` were not trained on, since they are some of validation documents;
+    but where almost all are near-copies, they are not `are_near_copies_apart`. Of text that is held
+    out elsewhere (general text, for the specialized) this one holds `held_out_copies` and
+    `held_out_near_copies`, which are not trained on, made from `held_out_met` documents of it.
+    `repeated_lines` stand in at least 20 documents; `repeated_line_share` is their part of all
+    characters, and `are_repeated_lines_dropped` says whether only the first of each was kept.
     """
 
     sources: list[str]
@@ -32,6 +67,17 @@ class CorpusSummary:
     sequence_length: int
     left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cut_documents: int = 0
+    near_copies: int = 0
+    near_copy_tokens: int = 0
+    are_near_copies_apart: bool = True
+    left_out_near_copies: int = 0
+    held_out_copies: int = 0
+    held_out_near_copies: int = 0
+    held_out_met: int = 0
+    repeated_lines: int = 0
+    repeated_line_share: float = 0.0
+    are_repeated_lines_dropped: bool = False
 
     def __str__(self) -> str:
         left_out = f"left out: {self.empty:,} empty, {self.repeated:,} repeated"
@@ -40,31 +86,81 @@ class CorpusSummary:
         tokenized = f"{self.tokens:,} tokens"
         if self.tokenized_documents < self.documents:
             tokenized += f" in the {self.tokenized_documents:,} that the budgets need"
-        named = ", ".join(map(printable, self.sources))
-        lines = [f"{named}: {self.documents:,} documents ({left_out}), {tokenized}"]
+        lines = [f"{self._named}: {self.documents:,} documents ({left_out}), {tokenized}"]
         if self.train_documents:
             lines.append(
                 f"  training: {self.train_documents:,} documents, {self.train_tokens:,} tokens, "
                 f"{self.train_sequences:,} sequences"
             )
+        cut = f" ({self.cut_documents:,} cut by position)" if self.cut_documents else ""
         lines.append(
-            f"  validation: {self.validation_documents:,} documents, "
+            f"  validation: {self.validation_documents:,} documents{cut}, "
             f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences "
             f"of {self.sequence_length:,}"
         )
         if self.left_out:
             lines.append(f"  files not read: {listed(self.left_out)}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        notes = (f"  {note}" for note in self.notes)
+        return "\n".join([*lines, *notes, *self._leaks()])
+
+    def cautions(self) -> list[str]:
+        """A sentence for each thing that makes the figures of this text say little."""
+        found = []
+        is_little = self.validation_tokens < LITTLE_VALIDATION or self.validation_sequences == 1
+        if is_little and self.validation_documents:
+            found.append(
+                f"{self._named}: validation has only {self.validation_tokens:,} tokens "
+                f"({self.validation_documents:,} documents, {self.validation_sequences:,} "
+                "sequences), so its figures say little: give more text, or raise "
+                "--validation_tokens if that is the limit"
+            )
+        if not self.are_near_copies_apart:
+            found.append(
+                f"{self._named}: almost all documents are near-copies of one another, so that "
+                "validation says how well they are remembered: leave copies out, or pass "
+                "--drop_boilerplate where pages share their menus"
+            )
+        return found
+
+    @property
+    def _named(self) -> str:
+        return ", ".join(map(printable, self.sources))
+
+    def _leaks(self) -> list[str]:
+        """What could have been trained on and measured too, a line each."""
+        lines = []
+        if self.near_copies:
+            share = self.near_copy_tokens / self.tokens
+            sides = "of one side each" if self.are_near_copies_apart else "on both sides"
+            left_out = f", {self.left_out_near_copies:,} left out" * bool(self.left_out_near_copies)
+            lines.append(
+                f"  near-copies: {self.near_copies:,} documents, {share:.1%} of the tokens, "
+                f"{sides}{left_out}"
+            )
+        if self.held_out_copies or self.held_out_near_copies:
+            lines.append(
+                f"  not trained on: {self.held_out_copies:,} copies and "
+                f"{self.held_out_near_copies:,} near-copies of what is measured elsewhere"
+            )
+        if self.repeated_lines:
+            done = "all but the first dropped"
+            if not self.are_repeated_lines_dropped:
+                done = "--drop_boilerplate keeps the first of each"
+            lines.append(
+                f"  repeated lines: {self.repeated_lines:,} stand in {REPEATED} documents or more, "
+                f"{self.repeated_line_share:.1%} of the characters ({done})"
+            )
+        return lines
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Packed training (None where only validation was asked for) and validation sequences.
 
-    `validation_identities` are those of the validation documents, see `document_identity`.
+    `held_out` are the validation documents, so that no other text of a run trains on them.
     """
 
     train: PackedSequences | None
     validation: PackedSequences
     summary: CorpusSummary
-    validation_identities: frozenset[str] = frozenset()
+    held_out: HeldOut = NOTHING

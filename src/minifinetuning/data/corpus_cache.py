@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import DocumentStream
+from minifinetuning.data.held_out import HeldOut
 from minifinetuning.data.packing import Marks, PackedSequences
 from minifinetuning.data.places import Place
 from minifinetuning.data.tokenizer_identity import tokenizer_identity
@@ -147,14 +148,18 @@ def _software() -> dict[str, str]:
 
 
 def _packed(corpus: Corpus) -> bytes:
-    """A safetensors file: the streams (N,) of int32, and what describes them as its metadata."""
+    """A safetensors file: the streams (N,) of int32, and what describes them as its metadata.
+
+    Beside them, the `signatures` of the validation documents.
+    """
     sides = {"validation": corpus.validation}
     if corpus.train is not None:
         sides["train"] = corpus.train
+    held_out = corpus.held_out
     record = json.dumps(
         {
             "summary": asdict(corpus.summary),
-            "validation_identities": sorted(corpus.validation_identities),
+            "held_out": {"identities": held_out.identities, "digest": held_out.digest},
             "pad_token_id": corpus.validation.pad_token_id,
             "end": corpus.validation.marks.end,
             "openings": sorted(corpus.validation.marks.openings),
@@ -162,8 +167,9 @@ def _packed(corpus: Corpus) -> bytes:
             "identities": {name: side.identity for name, side in sides.items()},
         }
     )
-    streams = {name: side.stream.numpy() for name, side in sides.items()}
-    return save(streams, {"record": record, "digest": _digest(record)})
+    tensors = {name: side.stream.numpy() for name, side in sides.items()}
+    tensors["signatures"] = held_out.signatures
+    return save(tensors, {"record": record, "digest": _digest(record)})
 
 
 def _unpacked(path: Path) -> Corpus:
@@ -174,6 +180,7 @@ def _unpacked(path: Path) -> Corpus:
             raise ValueError("the record is damaged")
         record: dict[str, Any] = json.loads(metadata["record"])
         streams = {name: file.get_tensor(name) for name in record["identities"]}
+        held_out = HeldOut(tuple(record["held_out"]["identities"]), file.get_tensor("signatures"))
     summary = CorpusSummary(**record["summary"])
     marks = Marks(record["end"], frozenset(record["openings"]))
     length, pad = summary.sequence_length, record["pad_token_id"]
@@ -185,8 +192,9 @@ def _unpacked(path: Path) -> Corpus:
     }
     if {name: side.identity for name, side in sides.items()} != record["identities"]:
         raise ValueError("the token ids are damaged")
-    validation_identities = frozenset(record["validation_identities"])
-    return Corpus(sides.get("train"), sides["validation"], summary, validation_identities)
+    if held_out.digest != record["held_out"]["digest"]:
+        raise ValueError("the signatures are damaged")
+    return Corpus(sides.get("train"), sides["validation"], summary, held_out)
 
 
 def _digest(record: str) -> str:

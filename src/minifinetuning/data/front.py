@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.splits import order_key
+from minifinetuning.data.splits import Extent, order_key
 from minifinetuning.data.tokens import document_identity
 
 
@@ -17,13 +17,13 @@ class Front:
     is_all: bool
 
 
-def split_front(documents: Iterable[Document], seed: int, characters: int) -> Front:
-    """The shortest front of the split's order that holds `characters`, or all that there is.
+def split_front(documents: Iterable[Document], seed: int, characters: Extent) -> Front:
+    """The shortest front of the split's order that reaches as far, or all that there is.
 
         in_order = sorted(documents, key=lambda document: order_key(identity(document), seed))
-        front = in_order[:n], with the smallest n so that their texts hold `characters`
+        front = in_order[:n], with the smallest n so that their texts reach as far
 
-    Never much more than that many characters are held, however many the documents are.
+    Never much more than that is held, however many the documents are.
     """
     # A heap has its smallest entry on top, and the one to drop is the last in the order.
     heap: list[tuple[int, int, Document]] = []
@@ -33,7 +33,7 @@ def split_front(documents: Iterable[Document], seed: int, characters: int) -> Fr
         key = int(order_key(document_identity(document.text), seed), 16)
         heapq.heappush(heap, (-key, -number, document))
         held += len(document.text)
-        while held - len(heap[0][2].text) >= characters:
+        while characters.is_reached(held - len(heap[0][2].text), len(heap) - 1):
             held -= len(heapq.heappop(heap)[2].text)
             is_all = False
     return Front([document for _, _, document in sorted(heap, reverse=True)], is_all)

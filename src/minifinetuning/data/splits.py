@@ -1,22 +1,43 @@
-"""Training and validation sides of a corpus: exact budgets and no document on both sides.
+"""Training and validation sides of a corpus: exact budgets, and no text on both sides.
 
-The paper (section 3.1) splits by document: 4M tokens for training, 0.5M for validation.
+The paper (section 3.1) takes 4M tokens for training and 0.5M for validation.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy
+
+from minifinetuning.data.near_copies import Signatures, groups, near_copies
 from minifinetuning.data.tokens import TokenizedDocument
 from minifinetuning.errors import InputError
+
+PIECES = 32
+"""Documents that validation is made of at least, where the text has as many."""
+
+SHORTEST_PIECE = 128
+"""Tokens that a document is cut to at least, where validation is not very small."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The two sides of a corpus, in the order of the split."""
+    """The two sides of a corpus, in the order of the split.
+
+    Near-copies within the validation side are one document there: what they say counts once.
+    `held_out` are the identities of all its documents, of which `cut` have their fronts in `train`.
+    `left_out` are near-copies of them that are on neither side, and `passed_over` is the number of
+    documents that are never trained on. `are_apart` is False where the text is little else than
+    near-copies of one another, so that both sides have to hold some.
+    """
 
     train: list[TokenizedDocument]
     validation: list[TokenizedDocument]
+    held_out: tuple[str, ...] = ()
+    cut: int = 0
+    left_out: tuple[str, ...] = ()
+    passed_over: int = 0
+    are_apart: bool = True
 
 
 def split_documents(
@@ -24,26 +45,45 @@ def split_documents(
     train_tokens: int = 4_000_000,
     validation_tokens: int = 500_000,
     seed: int = 42,
+    *,
+    signatures: Mapping[str, Signatures] | None = None,
+    never_trained: frozenset[str] = frozenset(),
 ) -> Split:
-    """The documents in the order of `order_key`: the front to validation, the rest to training.
+    """Some documents, or the ends of long ones, to validation, and the rest to training.
 
-    Validation takes whole documents until it holds min(`validation_tokens`, 10 % of all tokens),
-    passing over those with which it would hold more than half of all tokens. It does not depend
-    on `train_tokens`. Training takes the others until it holds `train_tokens` tokens, the last one
-    cut to meet them exactly. A single document is split by position: its end is validation.
+    Validation holds W = min(`validation_tokens`, 10 % of all tokens), and some tokens more where a
+    document does not end there. With P = max(W / 32, min(128, W / 2)), in the order of `order_key`:
+
+        documents of up to P tokens    go whole, until they hold their share of W
+        longer ones                    are cut, and their ends go: P tokens of each, or W / all of
+                                       its tokens where that is more, until they hold theirs
+
+    so that many documents are in it where there are many, in the proportions of the text. Only the
+    shortest front of the order that is enough is looked at for this, see `enough`; so validation
+    does not depend on `train_tokens`.
+
+    Training takes what is left of the documents until it holds `train_tokens` tokens, the last one
+    cut to meet them exactly; those of `never_trained` (identities) it passes over.
+
+    With `signatures` (by identity, see `near_copies`), near-copies fall on one side together:
+    groups of more than W / 4 tokens, or W if it must be, to training; and what training would take
+    behind that front is left out where it is a near-copy of a validation document.
 
     Raises InputError where there are no documents, or a budget is not above zero.
     """
     require_budget("train_tokens", train_tokens)
-    rest, validation = _sides(documents, validation_tokens, seed)
-    return Split(_front(rest, train_tokens), validation)
+    return sides(documents, train_tokens, validation_tokens, seed, signatures, never_trained)
 
 
 def validation_only(
-    documents: Sequence[TokenizedDocument], validation_tokens: int = 500_000, seed: int = 42
+    documents: Sequence[TokenizedDocument],
+    validation_tokens: int = 500_000,
+    seed: int = 42,
+    *,
+    signatures: Mapping[str, Signatures] | None = None,
 ) -> list[TokenizedDocument]:
     """The validation side alone: what `split_documents` gives under any training budget."""
-    return _sides(documents, validation_tokens, seed)[1]
+    return sides(documents, 0, validation_tokens, seed, signatures).validation
 
 
 def order_key(identity: str, seed: int) -> str:
@@ -51,15 +91,34 @@ def order_key(identity: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
 
 
-def deciding_tokens(longest: int, train_tokens: int, validation_tokens: int) -> int:
-    """The tokens that the front of the order must hold to decide the split of all documents.
+@dataclass(frozen=True)
+class Extent:
+    """How far a front of the order has to reach: `size` in so many documents, or `most` in fewer.
 
-    `longest` is the longest document of that front, in tokens. Validation V holds at most
-    V + longest tokens; that is within half of the front, so no document is passed over, and V is
-    within 10 % of it; what is left fills the training budget. Documents behind change nothing.
+    Both sizes are in tokens or in characters.
     """
-    validation = validation_tokens + longest
-    return max(10 * validation_tokens, 2 * validation, validation + train_tokens)
+
+    size: int
+    documents: int = 1
+    most: int = 0
+
+    def is_reached(self, size: int, documents: int) -> bool:
+        """Whether a front of that many documents, of that size together, reaches as far."""
+        return size >= self.size and (documents >= self.documents or size >= self.most)
+
+    def scaled(self, factor: int) -> "Extent":
+        """The same in units that are so many times smaller."""
+        return replace(self, size=factor * self.size, most=factor * self.most)
+
+
+def enough(validation_tokens: int, train_tokens: int = 0) -> Extent:
+    """The front of the order, in tokens, that decides the split of all documents.
+
+    Validation is chosen from ten times its tokens, in 32 documents unless those hold more than
+    forty times its tokens. It holds less than twice its tokens, and training the rest.
+    """
+    size = max(10 * validation_tokens, train_tokens + 2 * validation_tokens)
+    return Extent(size, PIECES, max(size, 40 * validation_tokens))
 
 
 def require_budget(name: str, tokens: int) -> None:
@@ -73,48 +132,141 @@ def total_tokens(documents: Sequence[TokenizedDocument]) -> int:
     return sum(len(document.token_ids) for document in documents)
 
 
-def _sides(
-    documents: Sequence[TokenizedDocument], validation_tokens: int, seed: int
-) -> tuple[list[TokenizedDocument], list[TokenizedDocument]]:
-    """All that is not validation, and validation."""
+def sides(
+    documents: Sequence[TokenizedDocument],
+    train_tokens: int,
+    validation_tokens: int,
+    seed: int,
+    signatures: Mapping[str, Signatures] | None = None,
+    never_trained: frozenset[str] = frozenset(),
+) -> Split:
+    """`split_documents`, where a training budget of 0 gives the validation side alone."""
     require_budget("validation_tokens", validation_tokens)
     if not documents:
         raise InputError("there are no documents to split: give at least one")
     # One of each identity: a repeated document could otherwise fall on both sides.
     distinct = list({document.identity: document for document in documents}.values())
     distinct.sort(key=lambda document: order_key(document.identity, seed))
-    total = total_tokens(distinct)
-    wanted = max(1, min(validation_tokens, total // 10))
-    if len(distinct) == 1:
-        return _cut(distinct[0], total - wanted)
-    rest: list[TokenizedDocument] = []
-    validation: list[TokenizedDocument] = []
-    held = 0
+    front = _front_to_choose_from(distinct, validation_tokens)
+    wanted = max(1, min(validation_tokens, total_tokens(front) // 10))
+    units, are_apart = _separable(_units(front, signatures), wanted)
+    chosen = _chosen(units, wanted)
+    held = {document.identity: tokens for unit, tokens in chosen for document in unit}
+
+    left_out: tuple[str, ...] = ()
+    if signatures is not None and are_apart:
+        left_out = _copies_of(held, distinct[len(front) :], signatures)
+    rest = []
+    cut = passed_over = 0
     for document in distinct:
-        size = len(document.token_ids)
-        if held < wanted and held + size <= total // 2:
-            validation.append(document)
-            held += size
-        else:
-            rest.append(document)
-    return rest, validation
+        tokens = len(document.token_ids) - held.get(document.identity, 0)
+        if tokens <= 0 or document.identity in left_out:
+            continue
+        if document.identity in never_trained:
+            passed_over += 1
+            continue
+        cut += tokens < len(document.token_ids)
+        rest.append(replace(document, token_ids=document.token_ids[:tokens]))
+    return Split(
+        _beginning(rest, train_tokens),
+        [_joined(unit, tokens) for unit, tokens in chosen],
+        tuple(held),
+        cut,
+        left_out,
+        passed_over,
+        are_apart,
+    )
 
 
-def _cut(
-    document: TokenizedDocument, position: int
-) -> tuple[list[TokenizedDocument], list[TokenizedDocument]]:
-    """The document before and from the position."""
-    front = replace(document, token_ids=document.token_ids[:position])
-    end = replace(document, token_ids=document.token_ids[position:])
-    return ([front] if position else []), [end]
+Unit = list[TokenizedDocument]
+"""Documents that belong on one side: one, or near-copies."""
 
 
-def _front(documents: Sequence[TokenizedDocument], budget: int) -> list[TokenizedDocument]:
+def _front_to_choose_from(
+    documents: Sequence[TokenizedDocument], validation_tokens: int
+) -> Sequence[TokenizedDocument]:
+    extent = enough(validation_tokens)
+    tokens = 0
+    for count, document in enumerate(documents, start=1):
+        tokens += len(document.token_ids)
+        if extent.is_reached(tokens, count):
+            return documents[:count]
+    return documents
+
+
+def _units(
+    documents: Sequence[TokenizedDocument], signatures: Mapping[str, Signatures] | None
+) -> list[Unit]:
+    """The documents in their order, near-copies where the first of them is."""
+    if signatures is None:
+        return [[document] for document in documents]
+    rows = numpy.stack([signatures[document.identity] for document in documents])
+    units: dict[int, Unit] = {}
+    for document, first in zip(documents, groups(rows), strict=True):
+        units.setdefault(first, []).append(document)
+    return list(units.values())
+
+
+def _separable(units: list[Unit], wanted: int) -> tuple[list[Unit], bool]:
+    """What validation may take, and whether near-copies stay together: not where all is that."""
+    for limit in (wanted // 4, wanted):
+        separable = [unit for unit in units if len(unit) == 1 or total_tokens(unit) <= limit]
+        if sum(map(total_tokens, separable)) >= 2 * wanted:
+            return separable, True
+    alone = [[document] for unit in units for document in unit]
+    return alone, len(alone) == len(units)
+
+
+def _chosen(units: list[Unit], wanted: int) -> list[tuple[Unit, int]]:
+    """The units of the validation side in order, each with the tokens of it that are taken."""
+    shortest = max(1, wanted // PIECES, min(SHORTEST_PIECE, wanted // 2))
+    sizes = [total_tokens(unit) for unit in units]
+    total = sum(sizes)
+    long = [n for n, unit in enumerate(units) if len(unit) == 1 and sizes[n] > shortest]
+    share_of_long = wanted * sum(sizes[n] for n in long) // total
+    taken: dict[int, int] = {}
+    held = 0
+    for number in long:
+        if held >= share_of_long:
+            break
+        piece = max(shortest, sizes[number] * wanted // total)
+        taken[number] = min(piece, max(shortest, share_of_long - held))
+        held += taken[number]
+    for number in sorted(set(range(len(units))) - set(long)):
+        is_fitting = len(units[number]) == 1 or held + sizes[number] <= wanted + shortest
+        if held < wanted and is_fitting:
+            taken[number] = sizes[number]
+            held += sizes[number]
+    return [(units[number], taken[number]) for number in sorted(taken)]
+
+
+def _copies_of(
+    held: Iterable[str],
+    documents: Sequence[TokenizedDocument],
+    signatures: Mapping[str, Signatures],
+) -> tuple[str, ...]:
+    """Those of the documents, by identity, that are near-copies of what is held out."""
+    if not documents:
+        return ()
+    own = numpy.stack([signatures[document.identity] for document in documents])
+    others = numpy.stack([signatures[identity] for identity in held])
+    found = near_copies(own, others)
+    pairs = zip(documents, found, strict=True)
+    return tuple(document.identity for document, place in pairs if place is not None)
+
+
+def _joined(unit: Unit, tokens: int) -> TokenizedDocument:
+    """The last tokens of a document, or near-copies one after another under the first's name."""
+    token_ids = numpy.concatenate([document.token_ids for document in unit])
+    return replace(unit[0], token_ids=token_ids[len(token_ids) - tokens :])
+
+
+def _beginning(documents: Sequence[TokenizedDocument], budget: int) -> list[TokenizedDocument]:
     """The first `budget` tokens: whole documents, the last one cut."""
-    front = []
+    beginning = []
     for document in documents:
         if budget <= 0:
             break
-        front.append(replace(document, token_ids=document.token_ids[:budget]))
+        beginning.append(replace(document, token_ids=document.token_ids[:budget]))
         budget -= len(document.token_ids)
-    return front
+    return beginning

@@ -45,8 +45,11 @@ class TokenizedDocument:
 
 
 def document_identity(text: str) -> str:
-    """The stable name of a document: the SHA-256 of its text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The stable name of a document: the SHA-256 of its text, in hexadecimal.
+
+    Texts that differ in the white space around them alone are one document.
+    """
+    return hashlib.sha256(text.strip().encode()).hexdigest()
 
 
 def tokenize_documents(

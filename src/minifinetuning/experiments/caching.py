@@ -10,7 +10,7 @@ from minifinetuning.cache import CachePlan, open_cache, plan_cache
 from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.evaluation import SPECIALIZED
-from minifinetuning.experiments.texts import read_texts
+from minifinetuning.experiments.texts import SELF, read_texts
 from minifinetuning.models.causal import check_halves, freeze_head
 from minifinetuning.models.loading import load_model
 from minifinetuning.teachers import StartingModel
@@ -31,7 +31,8 @@ def cache_teacher(
         model,
         data,
         data.data,
-        data.general if data.replay else None,
+        # What forgetting is measured on is not in the training text; but none need be written now.
+        data.general if data.replay or data.general != [SELF] else None,
         seed=options.seed,
         replay=data.replay,
         new_data_fraction=options.new_data_fraction,

@@ -1,5 +1,6 @@
 """What a run reads: its texts with the model's tokenizer, or what the model writes itself."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +10,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from minifinetuning.config import ModelConfig, TextConfig
-from minifinetuning.data import Corpus, CorpusSummary, read_corpus, token_count
+from minifinetuning.data import (
+    NOTHING,
+    Corpus,
+    CorpusSummary,
+    HeldOut,
+    read_corpus,
+    token_count,
+)
 from minifinetuning.data.batches import Sequences
 from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
@@ -21,6 +29,8 @@ from minifinetuning.models.vocabulary import require_embeddings
 from minifinetuning.self_written import SelfWritten, self_written
 
 __all__ = ["SELF", "Texts", "read_texts", "to_standard_error"]
+
+logger = logging.getLogger(__name__)
 
 SELF = "self"
 """In place of paths: text that the model writes itself."""
@@ -53,6 +63,10 @@ def to_standard_error(summary: str) -> None:
     print(summary, file=sys.stderr)
 
 
+def _nothing(caution: str) -> None:
+    """Of a validation side that nothing is measured on."""
+
+
 def read_texts(
     model: ModelConfig,
     text: TextConfig,
@@ -67,14 +81,16 @@ def read_texts(
     with_train: bool = True,
     progress: bool = True,
     say: Callable[[str], None] = to_standard_error,
+    warn: Callable[[str], None] = logger.warning,
 ) -> Texts:
     """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
     Of `general` the validation side is what DG is measured on. Its training side serves as the
-    text of a Fisher information (`with_fisher`) where nothing is replayed and `fisher_sources` name
-    no other. `replay` holds as many
-    tokens as `new_data_fraction` asks for where either text is gone through equally often, and no
-    document of the general validation. Raises InputError for input that cannot be used.
+    text of a Fisher information (`with_fisher`) where nothing is replayed and `fisher_sources`
+    name no other. `replay` holds as many tokens as `new_data_fraction` asks for where either text
+    is gone through equally often. No text is trained on what another one is measured on, nor on
+    near-copies of it. `warn` is told what makes figures say little. Raises InputError for input
+    that cannot be used.
     """
     place = model.tokenizer or model.model
     tokenizer = load_tokenizer(place, trust_remote_code=model.trust_remote_code)
@@ -83,19 +99,22 @@ def read_texts(
     end = closing_token_id(tokenizer)
     require_embeddings([{"input_ids": [end]}], vocabulary, "the end of each document")
     length = _sequence_length(model, text)
-    reader = _Reader(model, text, tokenizer, length, seed, progress, say, vocabulary)
-    own = reader.corpus(specialized, with_train=with_train)
+    reader = _Reader(model, text, tokenizer, length, seed, progress, say, warn, vocabulary)
+    other = None
+    if general and general != [SELF]:
+        other = reader.corpus(general, with_train=with_fisher and replay is None)
+    measured = NOTHING if other is None else other.held_out
+    own = reader.corpus(specialized, with_train=with_train, held_out=measured)
+    if other is not None:
+        _require_other_text(own, other, warn)
     found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
     found.summaries[SPECIALIZED] = own.summary
-    validation_identities: frozenset[str] = frozenset()
     fisher: Sequences | None = None
-    if general == [SELF]:
-        found.validation[GENERAL] = reader.written(GENERAL, len(own.validation), found)
-    elif general:
-        other = reader.corpus(general, with_train=with_fisher and replay is None)
+    if other is not None:
         found.validation[GENERAL], fisher = other.validation, other.train
         found.summaries[GENERAL] = other.summary
-        validation_identities = other.validation_identities
+    elif general == [SELF]:
+        found.validation[GENERAL] = reader.written(GENERAL, len(own.validation), found)
     if replay is not None:
         share = (1 - new_data_fraction) / new_data_fraction
         again: Sequences
@@ -104,8 +123,10 @@ def read_texts(
             again = reader.written(REPLAY, max(1, round(share * len(own.train))), found)
         else:
             # The same sources are split in the same way: their sides share nothing already.
-            without = frozenset() if replay == general else validation_identities
-            corpus = reader.corpus(replay, share=share, without=without)
+            held_out = NOTHING if replay == general else measured
+            if replay != specialized:
+                held_out |= own.held_out
+            corpus = reader.corpus(replay, share=share, held_out=held_out, is_measured=False)
             found.summaries[REPLAY] = corpus.summary
             assert corpus.train is not None
             again = corpus.train
@@ -113,12 +134,27 @@ def read_texts(
     elif with_fisher:
         if fisher_sources not in (None, [SELF], general):
             assert fisher_sources is not None
-            corpus = reader.corpus(fisher_sources, without=validation_identities)
+            corpus = reader.corpus(fisher_sources, held_out=measured, is_measured=False)
             found.summaries[FISHER], fisher = corpus.summary, corpus.train
         elif [SELF] in (general, fisher_sources):
             fisher = reader.written(FISHER, -(-FISHER_TOKENS // reader.sequence_length), found)
         found = replace(found, fisher=fisher)
     return found
+
+
+def _require_other_text(own: Corpus, other: Corpus, warn: Callable[[str], None]) -> None:
+    """Raises InputError where all that DG would be measured on is specialized text as well."""
+    specialized, general = (", ".join(corpus.summary.sources) for corpus in (own, other))
+    if own.summary.held_out_copies == len(other.held_out):
+        raise InputError(
+            f"--general {general}: every document that forgetting would be measured on is in "
+            f"--data {specialized} too: give other general text"
+        )
+    if own.summary.held_out_met == len(other.held_out):
+        warn(
+            f"--general {general}: every document that forgetting is measured on has a near-copy "
+            f"in --data {specialized}, so DG says how that is learnt: give other general text"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +168,7 @@ class _Reader:
     seed: int
     progress: bool
     say: Callable[[str], None]
+    warn: Callable[[str], None]
     vocabulary_size: int | None
 
     def corpus(
@@ -140,7 +177,8 @@ class _Reader:
         *,
         with_train: bool = True,
         share: float = 1.0,
-        without: frozenset[str] = frozenset(),
+        held_out: HeldOut = NOTHING,
+        is_measured: bool = True,
     ) -> Corpus:
         """The sources; `share` scales the budget for training, in tokens."""
         corpus = read_corpus(
@@ -152,10 +190,12 @@ class _Reader:
             seed=self.seed,
             text_field=self.text.text_field,
             skip_unreadable=self.text.skip_unreadable,
+            drop_boilerplate=self.text.drop_boilerplate,
             with_train=with_train,
             progress=self.progress,
             cache=cache_folder() / "texts",
-            without=without,
+            held_out=held_out,
+            warn=self.warn if is_measured else _nothing,
         )
         for side in (corpus.train, corpus.validation):
             require_embeddings(side, self.vocabulary_size, f"the text of {', '.join(sources)}")

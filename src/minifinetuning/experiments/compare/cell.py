@@ -65,6 +65,7 @@ class Settings:
             fisher_sources=data.replay,
             progress=progress,
             say=say,
+            warn=say,
         )
 
 

@@ -1,0 +1,98 @@
+"""Lines that many documents have in common: menus, headers, footers, licences.
+
+Where they stand on both sides of a split, the model is measured on what it was trained on.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from minifinetuning.data.documents import Document
+from minifinetuning.data.seen import SeenTexts
+
+DOCUMENTS = 20
+"""In how many documents a line must stand to count as repeated."""
+
+_SLOTS = 2**23
+_MOST_LINES = 100_000
+"""Repeated lines that are told apart; a source that has more repeats most of what it says."""
+
+
+class RepeatedLines:
+    """The lines that stand in at least 20 documents, found in one pass in a fixed memory.
+
+        documents_of(line) = sum(line in lines(document) for document in documents)
+
+    Lines are compared without the white space around them, and hold a letter or a digit. Each is
+    counted in two tables of bytes by its hash until it is repeated, and from there on by itself.
+    """
+
+    def __init__(self) -> None:
+        self.documents_of: dict[str, int] = {}
+        self.characters = 0
+        self._tables = (bytearray(_SLOTS), bytearray(_SLOTS))
+
+    def add(self, text: str) -> None:
+        """Count the lines of one document."""
+        self.characters += len(text)
+        for line in {line.strip() for line in text.splitlines()}:
+            if line in self.documents_of:
+                self.documents_of[line] += 1
+            elif line and self._times(line) == DOCUMENTS and self._counts(line):
+                self.documents_of[line] = DOCUMENTS
+
+    @property
+    def share(self) -> float:
+        """The part of all characters that stand in repeated lines, each once a document."""
+        repeated = sum(len(line) * times for line, times in self.documents_of.items())
+        return repeated / max(1, self.characters)
+
+    def _counts(self, line: str) -> bool:
+        return any(map(str.isalnum, line)) and len(self.documents_of) < _MOST_LINES
+
+    def _times(self, line: str) -> int:
+        """How often the line has come, up to 20; too often only where others share its slots."""
+        digest = hashlib.blake2b(line.encode(), digest_size=8).digest()
+        times = DOCUMENTS
+        for table, half in zip(self._tables, (digest[:4], digest[4:]), strict=True):
+            slot = int.from_bytes(half, "little") % _SLOTS
+            table[slot] = min(DOCUMENTS, table[slot] + 1)
+            times = min(times, table[slot])
+        return times
+
+
+class WithoutRepeatedLines:
+    """The documents, gone through anew each time; each repeated line is left where it is first.
+
+    Documents of which nothing is left, or what another one is left with, are left out: `empty` and
+    `repeated` count them once an iteration has ended.
+    """
+
+    def __init__(self, documents: Iterable[Document], lines: Iterable[str]) -> None:
+        self.documents, self.lines = documents, frozenset(lines)
+        self.empty = self.repeated = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        self.empty = self.repeated = 0
+        met: set[str] = set()
+        seen = SeenTexts()
+        for document in self.documents:
+            text = self._text(document.text, met)
+            if not text.strip():
+                self.empty += 1
+            elif seen.add(text.strip()):
+                yield replace(document, text=text)
+            else:
+                self.repeated += 1
+
+    def _text(self, text: str, met: set[str]) -> str:
+        """The text without the repeated lines that were `met`, which takes up the others."""
+        kept = []
+        for line in text.splitlines(keepends=True):
+            bare = line.strip()
+            if bare in met:
+                continue
+            if bare in self.lines:
+                met.add(bare)
+            kept.append(line)
+        return "".join(kept)
