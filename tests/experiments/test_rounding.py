@@ -7,9 +7,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from minifinetuning.config import AdapterConfig, DataConfig, ModelConfig
+from minifinetuning.config import (
+    AdapterConfig,
+    DataConfig,
+    GeneralConfig,
+    ModelConfig,
+    ReferenceConfig,
+)
 from minifinetuning.experiments import rounding, two_models
 from minifinetuning.experiments.adaptation import adapt
+from minifinetuning.experiments.reference import prepare_reference
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.experiments.two_models import compare_models
 from minifinetuning.models.stored_weights import stored_dtype
@@ -77,6 +84,30 @@ def test_the_figures_are_of_the_weights_that_are_written(
     found = compare_models(ModelConfig(str(tmp_path / "out")), model, data, batch_size=8)
     for name in ("specialization", "degeneralization"):
         assert found[name] == pytest.approx(metrics[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_a_reference_is_measured_as_it_is_written(start, data, tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr(two_models, "bfloat16_pays", lambda: False)
+    model = ModelConfig(start())
+    training = ReferenceConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=3,
+        learning_rate=1e-2,
+        eval_steps=3,
+        save_steps=3,
+        bf16=False,
+    )
+    text = GeneralConfig(general=data.general, sequence_length=64)
+    metrics = prepare_reference(model, AdapterConfig(adapter), text, training)
+    assert metrics["step"] == 3
+    assert written(tmp_path) == torch.bfloat16
+    found = compare_models(ModelConfig(str(tmp_path / "out")), model, data)
+    assert metrics["tuned"]["general_perplexity"] == pytest.approx(
+        found["tuned"]["general_perplexity"], rel=1e-6
+    )
+    chosen = metrics["history"][-1]["general_perplexity"]
+    assert metrics["tuned"]["general_perplexity"] != chosen
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
