@@ -183,7 +183,8 @@ def publish_result(
         return
     with published(Path(str(trainer.args.output_dir))) as staged:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, staged, trainer.processing_class, dtype=dtype)
+        tokenizer: Any = trainer.processing_class
+        save_model(model, staged, tokenizer, dtype=dtype)
         write_atomically(staged / "README.md", card)
         write_atomically(staged / "metrics.json", metrics)
 

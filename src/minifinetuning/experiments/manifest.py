@@ -68,8 +68,7 @@ class Manifest:
 
     def with_files(self, staged: Path) -> "Manifest":
         """This one with the files of `staged`, which are about to be moved here, as all files."""
-        files = {path.name: _content(path) for path in sorted(staged.iterdir())}
-        return replace(self, files=files)
+        return replace(self, files={path.name: _content(path) for path in sorted(staged.iterdir())})
 
     @property
     def own_files(self) -> list[str]:
@@ -92,7 +91,8 @@ class Manifest:
             # Hashing gigabytes takes a while: a file that was not touched is not read.
             if (state.st_size, state.st_mtime_ns) == (content["size"], content["modified"]):
                 return True
-            return state.st_size == content["size"] and _digest(path) == content["sha256"]
+            same_size: bool = state.st_size == content["size"]
+            return same_size and _digest(path) == content["sha256"]
         except (OSError, KeyError, TypeError):
             return False
 
