@@ -179,10 +179,13 @@ def test_which_way_a_metric_is_better_need_not_be_said(folder, metric, greater):
         ({"lr_scheduler_kwargs": {"x": 1}}, "with --lr_scheduler_kwargs {'x': 1} cannot be used"),
         ({"use_liger_kernel": True}, "--use_liger_kernel needs a package that is not installed"),
         ({"deepspeed": {"x": 1}}, "--deepspeed needs a package that is not installed"),
+        ({"ddp_backend": "gloo"}, "--ddp_backend needs several processes"),
         ({"fsdp": True}, "--fsdp needs several processes"),
         ({"dataloader_persistent_workers": True}, "--dataloader_persistent_workers needs"),
         ({"torch_compile_backend": "indctor"}, "--torch_compile_backend indctor: did you mean ind"),
         ({"torch_compile_mode": "fast"}, "--torch_compile_mode fast is not known"),
+        ({"remove_unused_columns": True}, "--remove_unused_columns would drop"),
+        ({"push_to_hub": True}, "--push_to_hub needs the hub and a login to it"),
         ({"objective": "mtf"}, "--objective mtf is not known: did you mean mft?"),
         (
             {"max_degeneralization": 1.0, "metric_for_best_model": "eval_specialization"},

@@ -1,14 +1,18 @@
 """What transformers' Trainer would refuse only once it is built or at work, checked at once."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import constants, get_token
 from transformers import SchedulerType, get_scheduler
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 from transformers.training_args import OptimizerNames, ParallelMode, trainer_log_levels
 
@@ -55,6 +59,8 @@ def require_known_names(args: "MFTConfig") -> None:
         if tracker not in (None, "none", "all"):
             _require_tracker(str(tracker))
     _require_packages(args)
+    if args.ddp_backend is not None and "RANK" not in os.environ:
+        raise InputError("--ddp_backend needs several processes: start the command with torchrun")
 
 
 def _require_tracker(name: str) -> None:
@@ -83,6 +89,13 @@ def require_usable_trainer(args: "MFTConfig") -> None:
     """
     if args.fp16 and args.device.type == "cpu":
         raise InputError("--fp16 needs a GPU: use --bf16, or neither")
+    if args.remove_unused_columns:
+        raise InputError(
+            "--remove_unused_columns would drop what sequences are made of: leave it out, columns "
+            "that the model does not take are ignored anyway"
+        )
+    if args.push_to_hub and (constants.HF_HUB_OFFLINE or not (args.hub_token or get_token())):
+        raise InputError("--push_to_hub needs the hub and a login to it: run `hf auth login` first")
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise InputError("--fsdp needs several processes: start the command with torchrun")
     if args.dataloader_num_workers == 0:

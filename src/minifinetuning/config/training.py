@@ -116,7 +116,7 @@ class MFTConfig(TrainingArguments):
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Warm-up: steps, or a share of max_steps if below 1."}
     )
-    eval_strategy: str | None = field(
+    eval_strategy: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "no, steps or epoch; as save_strategy, else steps."}
     )
     eval_steps: float | None = field(
@@ -125,10 +125,10 @@ class MFTConfig(TrainingArguments):
             "help": "Steps between evaluations, or a share of max_steps; as save_steps, else 0.1."
         },
     )
-    save_strategy: str | None = field(
+    save_strategy: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "no, steps, epoch or best; as eval_strategy, else steps."}
     )
-    save_steps: float | None = field(
+    save_steps: float | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
             "help": "Steps between checkpoints, or a share of max_steps; as eval_steps, else 0.1."
