@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from minifinetuning.cache import CachePlan, RunTeacher
+from minifinetuning.cache import CachePlan, RunTeacher, is_automatic
 from minifinetuning.config import MFTConfig
 from minifinetuning.data.batches import (
     REPLAY_COLUMN,
@@ -163,7 +163,7 @@ class MFTTrainer(MeasuringTrainer):
         texts = self._texts_to_cache()
         requested = self.args.teacher_cache
         if isinstance(self.data_collator, ForeignCollator):
-            if requested not in ("auto", "none"):
+            if not _may_be_none(requested):
                 raise InputError(
                     f"--teacher_cache {requested} knows batches of the usual making alone: leave "
                     "data_collator out, or pass --teacher_cache none"
@@ -193,7 +193,7 @@ class MFTTrainer(MeasuringTrainer):
             texts["validation"] = self.eval_dataset[SPECIALIZED]
         if all(isinstance(text, Sized) for text in texts.values()):
             return texts
-        if self.args.teacher_cache not in ("auto", "none"):
+        if not _may_be_none(self.args.teacher_cache):
             raise InputError(
                 f"--teacher_cache {self.args.teacher_cache} needs a training dataset of known "
                 "length: give one that has it, or pass --teacher_cache none"
@@ -353,3 +353,8 @@ def _refuse_what_has_no_place(given: dict[str, Any]) -> None:
 
 def _own_or_wrapped(collator: Any) -> Any:
     return collate if collator in (None, collate) else ForeignCollator(collator)
+
+
+def _may_be_none(requested: str) -> bool:
+    """Whether a value of `--teacher_cache` leaves a live teacher possible."""
+    return requested == "none" or is_automatic(requested)

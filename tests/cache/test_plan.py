@@ -73,11 +73,18 @@ def test_auto_leaves_half_of_the_disk_and_a_cache_asked_for_all_that_it_needs(
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, count))
 
     free(2 * needed - 1)
-    assert "more than half of the free disk" in str(plan("auto", tiny_model("llama"), texts))
+    for automatic in ("auto", "auto_hidden", "auto_expected"):
+        said = str(plan(automatic, tiny_model("llama"), texts))
+        assert "would be more than the 11.5 kB that are left for teachers' caches" in said
     assert plan("hidden", tiny_model("llama"), texts).kind == "hidden"
     free(needed - 1)
     with pytest.raises(InputError, match=r"--teacher_cache hidden needs 11\.5 kB, but the disk"):
         plan("hidden", tiny_model("llama"), texts)
+
+
+def test_a_cache_that_others_use_too_is_taken_for_a_single_pass(tiny_model, texts):
+    assert plan("auto_hidden", lora(tiny_model("llama")), texts, passes=1.0).kind == "hidden"
+    assert plan("auto_expected", lora(tiny_model("llama")), texts, passes=1.0).kind == "expected"
 
 
 def test_one_line_says_kind_size_and_place(tiny_model, texts, own_cache):

@@ -2,7 +2,7 @@
 
 from minifinetuning.cache.building import Autocast
 from minifinetuning.cache.opening import TeacherCache, open_cache
-from minifinetuning.cache.plan import CachePlan, plan_cache, require_known
+from minifinetuning.cache.plan import CachePlan, is_automatic, plan_cache, require_known
 from minifinetuning.cache.run import RunTeacher
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "CachePlan",
     "RunTeacher",
     "TeacherCache",
+    "is_automatic",
     "open_cache",
     "plan_cache",
     "require_known",

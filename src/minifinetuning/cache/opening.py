@@ -8,6 +8,7 @@ from minifinetuning.cache.fingerprint import weights_identity
 from minifinetuning.cache.kinds import cached_teacher
 from minifinetuning.cache.plan import CachePlan
 from minifinetuning.cache.sequences import SequencesWithTeacher
+from minifinetuning.cache.upkeep import hold, make_room, teachers_folder
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import output_head
@@ -39,6 +40,10 @@ def open_cache(
     disk is full, or a cache that was there already disagrees with the model.
     """
     _require_unchanged(plan, source)
+    hold(plan.stores.values())
+    # What lies in folders of their own is not within the limit.
+    if any(store.folder.parent == teachers_folder() for store in plan.stores.values()):
+        make_room(plan.needed)
     for name, store in plan.stores.items():
         was_there = store.is_complete
         build(

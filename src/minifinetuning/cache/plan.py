@@ -15,13 +15,15 @@ from minifinetuning.cache.contents import Contents, format_bytes
 from minifinetuning.cache.fingerprint import Fingerprint, text_identity, weights_identity
 from minifinetuning.cache.kinds import EXPECTED, HIDDEN, columns
 from minifinetuning.cache.store import TeacherStore, stored_fingerprint
+from minifinetuning.cache.upkeep import existing, kept_teachers, room, teachers_folder
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
-from minifinetuning.files import cache_folder
 from minifinetuning.models.causal import causal_model, output_head
 from minifinetuning.ops import Head
 
-__all__ = ["CachePlan", "plan_cache", "require_known"]
+__all__ = ["CachePlan", "is_automatic", "plan_cache", "require_known"]
+
+AUTO = "auto"
 
 _NAMES = {HIDDEN: "hidden-state cache", EXPECTED: "expected-embedding cache"}
 
@@ -38,6 +40,14 @@ class CachePlan:
     def bytes(self) -> int:
         """What the caches hold once they are whole."""
         return sum(store.contents.bytes for store in self.stores.values())
+
+    @property
+    def needed(self) -> int:
+        """Bytes that are still to be written."""
+        return sum(
+            store.contents.bytes * len(store.missing) // max(len(store.parts), 1)
+            for store in self.stores.values()
+        )
 
     def summary(self) -> dict[str, Any]:
         """For metrics.json."""
@@ -75,10 +85,12 @@ def plan_cache(
     `requested` is auto, none, hidden, expected or a folder: the first text's cache lies in it, the
     others' below it by their names. `passes` is how often training will go over a text.
 
-    auto takes no cache where a single pass would compute as much as the cache does, or where the
-    cache would take more than half of the free disk; otherwise the expected embeddings where they
-    are exact, else the hidden states. Raises InputError where a folder holds something else, where
-    the disk is too small for a cache that was asked for, and for unknown words.
+    auto takes no cache where a single pass would compute as much as the cache does, or where it
+    does not fit beside those in use within the limit of all caches; otherwise the expected
+    embeddings where they are exact, else the hidden states. auto_hidden and auto_expected are for
+    runs that share a cache with others, so that a single pass is no reason against it. Raises
+    InputError where a folder holds something else, where the disk is too small for a cache that was
+    asked for, and for unknown words.
     """
     require_known(requested)
     if requested == "none":
@@ -92,14 +104,15 @@ def plan_cache(
         for number, (name, of) in enumerate(contents.items())
     }
     plan = CachePlan(reason, kind, stores)
-    needed, free = _needed(plan), _free(plan)
-    if requested == "auto" and needed:
-        if passes <= 1:
+    needed, free = plan.needed, _free(plan)
+    if is_automatic(requested) and needed:
+        if requested == AUTO and passes <= 1:
             return CachePlan("a single pass would not use it twice")
-        if needed > free // 2:
+        allowed = room(stores.values())
+        if needed > allowed:
             return CachePlan(
-                f"{format_bytes(needed)} would be more than half of the free disk, "
-                f"{format_bytes(free)}"
+                f"{format_bytes(needed)} would be more than the {format_bytes(max(allowed, 0))} "
+                "that are left for teachers' caches"
             )
     if needed > free:
         raise InputError(
@@ -126,13 +139,18 @@ def require_known(requested: str) -> None:
 
 def is_choice(requested: str) -> bool:
     """Whether a value of `--teacher_cache` names what is cached, not a folder."""
-    return requested in ("auto", HIDDEN, EXPECTED)
+    return is_automatic(requested) or requested in (HIDDEN, EXPECTED)
+
+
+def is_automatic(requested: str) -> bool:
+    """Whether a run may as well go without: there is one where it pays and where it fits."""
+    return requested in (AUTO, f"{AUTO}_{HIDDEN}", f"{AUTO}_{EXPECTED}")
 
 
 def _kind(requested: str, obstacle: str | None) -> tuple[str, str]:
     """The kind of cache, and why."""
-    if requested == HIDDEN:
-        return HIDDEN, "--teacher_cache hidden"
+    if requested.endswith(HIDDEN) and is_choice(requested):
+        return HIDDEN, f"--teacher_cache {HIDDEN}"
     found = None if is_choice(requested) else stored_fingerprint(Path(requested).expanduser())
     if found is None:
         if obstacle:
@@ -189,21 +207,17 @@ def _precision(model: PreTrainedModel | PeftModel, autocast: Autocast) -> tuple[
 
 def _folder(requested: str, number: int, name: str, contents: Contents) -> Path:
     if is_choice(requested):
-        return cache_folder() / "teachers" / contents.fingerprint.key[:16]
+        return teachers_folder() / contents.fingerprint.key[:16]
     folder = Path(requested).expanduser()
     return folder / name if number else folder
 
 
-def _needed(plan: CachePlan) -> int:
-    """Bytes that are still to be written."""
-    return sum(
-        store.contents.bytes * len(store.missing) // max(len(store.parts), 1)
-        for store in plan.stores.values()
-    )
-
-
 def _free(plan: CachePlan) -> int:
-    """Bytes free where the caches go."""
-    (folder, *_) = (store.folder for store in plan.stores.values())
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    """Bytes free where the caches go, with what makes room for them."""
+    folders = {store.folder for store in plan.stores.values()}
+    (first, *_) = folders
+    free = shutil.disk_usage(existing(first)).free
+    if first.parent == teachers_folder():
+        unused = [kept for kept in kept_teachers() if not kept.is_used]
+        free += sum(kept.bytes for kept in unused if kept.folder not in folders)
+    return free

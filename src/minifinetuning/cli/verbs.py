@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         quieten_libraries()
         from minifinetuning.cli.parsing import parsed
 
+        if verb == "cache" and words in (["--list"], ["--prune"]):
+            print(_kept_teachers(words[0]))
+            return 0
         options = parsed(verb, words)
         _require_apart_from_file(words, options)
         _VERBS[verb](*options)
@@ -112,6 +115,13 @@ def cache(model: Any, adapter: Any, data: Any, options: Any) -> None:
     from minifinetuning.experiments.caching import cache_teacher
 
     cache_teacher(model, adapter, data, options)
+
+
+def _kept_teachers(option: str) -> str:
+    """`mft cache --list` and `mft cache --prune`, which need neither model nor text."""
+    from minifinetuning.experiments.caching import listed_teachers, pruned_teachers
+
+    return listed_teachers() if option == "--list" else pruned_teachers()
 
 
 def compare(model: Any, options: Any, data: Any, training: Any) -> None:

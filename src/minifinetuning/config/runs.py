@@ -83,9 +83,18 @@ class CacheConfig:
         metadata={"help": "bfloat16 autocast; if not said, wherever the device is fast at it."},
     )
     seed: int = field(default=42, metadata={"help": "Seed of the split."})
+    list: bool = field(
+        default=False, metadata={"help": "Alone: say which caches there are, and how large."}
+    )
+    prune: bool = field(
+        default=False, metadata={"help": "Alone: remove the caches that no run is using."}
+    )
 
     def __post_init__(self) -> None:
         require_ranges(self)
+        for name in ("list", "prune"):
+            if getattr(self, name):
+                raise InputError(f"--{name} stands alone: mft cache --{name}")
         if self.teacher_cache == "none":
             raise InputError(
                 "--teacher_cache none leaves nothing to compute: give auto, hidden, expected or "

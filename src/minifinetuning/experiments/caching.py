@@ -2,20 +2,24 @@
 
 import math
 import time
+from datetime import datetime
 
 import torch
 from accelerate import PartialState
 
 from minifinetuning.cache import CachePlan, open_cache, plan_cache
+from minifinetuning.cache.contents import format_bytes
+from minifinetuning.cache.upkeep import kept_teachers, limit, prune, teachers_folder
 from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.evaluation import SPECIALIZED
 from minifinetuning.experiments.texts import SELF, read_texts
 from minifinetuning.models.causal import check_halves, freeze_head
 from minifinetuning.models.loading import load_model
+from minifinetuning.report.tables import markdown_table
 from minifinetuning.teachers import StartingModel
 
-__all__ = ["cache_teacher"]
+__all__ = ["cache_teacher", "listed_teachers", "pruned_teachers"]
 
 
 def cache_teacher(
@@ -71,3 +75,26 @@ def cache_teacher(
     if speaks:
         print(f"whole after {time.perf_counter() - start:.0f} seconds")
     return plan
+
+
+def listed_teachers() -> str:
+    """The teachers' caches of this user, those used last first, and how much all of them may be."""
+    kept = kept_teachers()
+    total = f"{format_bytes(sum(each.bytes for each in kept))} of {format_bytes(limit())}"
+    if not kept:
+        return f"no teacher's cache lies in {teachers_folder()}: {total}"
+    lines = [["cache", "kind", "tokens", "size", "last used", "in use"]]
+    for each in reversed(kept):
+        used = datetime.fromtimestamp(each.last_use / 1e9).strftime("%Y-%m-%d %H:%M")
+        size, running = format_bytes(each.bytes), "yes" if each.is_used else ""
+        lines.append([each.folder.name, each.kind, f"{each.predictions:,}", size, used, running])
+    return f"{markdown_table(lines, words=2)}\n\n{total} in {teachers_folder()}"
+
+
+def pruned_teachers() -> str:
+    """Remove every teacher's cache that no run uses at the moment, and say what that freed."""
+    removed = prune()
+    freed = format_bytes(sum(each.bytes for each in removed))
+    left = kept_teachers()
+    in_use = f"; {len(left)} in use are left" if left else ""
+    return f"removed {len(removed)} caches, {freed}, from {teachers_folder()}{in_use}"

@@ -239,4 +239,4 @@ def _shared_cache(training: MFTConfig, adapter: AdapterConfig) -> dict[str, str]
     if training.teacher_cache != "auto":
         return {}
     frozen = adapter.adapter is not None or training.freeze_head
-    return {"teacher_cache": "expected" if frozen else "hidden"}
+    return {"teacher_cache": "auto_expected" if frozen else "auto_hidden"}

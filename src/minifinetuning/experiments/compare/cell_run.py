@@ -136,7 +136,7 @@ def _own(cell: Cell, settings: Settings) -> dict[str, Any]:
         "learning_rate": cell.learning_rate,
         "seed": cell.seed,
         # Many cells ask the same of the same teacher, even where each does so once.
-        "teacher_cache": "hidden" if cache == "auto" else cache,
+        "teacher_cache": "auto_hidden" if cache == "auto" else cache,
         "max_degeneralization": None,
         "target_specialization": None,
         "resume_from_checkpoint": None,
