@@ -24,6 +24,7 @@ __all__ = [
     "SamplerEpoch",
     "StartingPoint",
     "Stopwatch",
+    "last_evaluation",
     "metric_name",
     "within_budget",
 ]
@@ -56,13 +57,21 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         target = self.target_specialization
         return target is not None and gained is not None and gained >= target
 
+    def reason_to_stop(self, metrics: Mapping[str, float]) -> str | None:
+        """Why a run with these metrics of an evaluation has ended, if it has."""
+        lost = metrics.get("eval_degeneralization")
+        gained = metrics.get("eval_specialization")
+        if not within_budget(lost, self.max_degeneralization):
+            return f"DG {lost:.2f} % is above the budget of {self.max_degeneralization} %"
+        if gained is not None and self.reaches_target({"specialization": gained}):
+            return f"S {gained:.2f} % has reached the target of {self.target_specialization} %"
+        return None
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop a resumed run at once where its last evaluation had already stopped it."""
-        if state.global_step > 0:
-            evaluations = [log for log in state.log_history if "eval_specialization" in log]
-            self.on_evaluate(args, state, control, evaluations[-1] if evaluations else {})
+        self.on_evaluate(args, state, control, last_evaluation(state.log_history))
 
     def on_evaluate(
         self,
@@ -72,20 +81,16 @@ class Budget(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        metrics = metrics or {}
-        lost = metrics.get("eval_degeneralization")
-        gained = metrics.get("eval_specialization")
-        values = {} if gained is None else {"specialization": gained}
-        if not within_budget(lost, self.max_degeneralization):
-            self.reason = f"DG {lost:.2f} % is above the budget of {self.max_degeneralization} %"
-        elif self.reaches_target(values):
-            self.reason = (
-                f"S {gained:.2f} % has reached the target of {self.target_specialization} %"
-            )
-        else:
-            return
-        logger.warning("stopped at step %d: %s", state.global_step, self.reason)
-        control.should_training_stop = True
+        reason = self.reason_to_stop(metrics or {})
+        if reason is not None:
+            self.reason = reason
+            logger.warning("stopped at step %d: %s", state.global_step, self.reason)
+            control.should_training_stop = True
+
+
+def last_evaluation(log: list[dict[str, float]]) -> dict[str, float]:
+    """The last entry of a Trainer's log that measured gain; empty where none did."""
+    return next((entry for entry in reversed(log) if "eval_specialization" in entry), {})
 
 
 def metric_name(args: TrainingArguments) -> str:

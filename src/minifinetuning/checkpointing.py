@@ -9,17 +9,25 @@ import torch
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from minifinetuning.checkpoints import MANIFEST, best_of, write_manifest
+from minifinetuning.checkpoints import (
+    FINAL_STATE,
+    MANIFEST,
+    best_of,
+    manifest_of,
+    write_manifest,
+)
 from minifinetuning.config import MFTConfig
 from minifinetuning.errors import InputError
+from minifinetuning.files import replacing
 from minifinetuning.models.saving import save_model
 from minifinetuning.resuming import (
     asked_checkpoint,
     checkpoint_to_resume,
+    final_state,
     require_same_training,
     training_record,
 )
@@ -36,6 +44,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._record: dict[str, Any] | None = None
         self._resumed: Path | None = None
+        self._final_state: Path | None = None
         super().__init__(*args, **kwargs)
         self._checkpoints_kept = self.args.save_total_limit
 
@@ -52,32 +61,55 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         another training: see `resuming`.
         """
         self._record = self._record or training_record(self.args, self.model, self._texts())
-        self._resumed = self._checkpoint(asked_checkpoint(resume_from_checkpoint))
+        asked = asked_checkpoint(resume_from_checkpoint)
+        self._resumed, self._final_state = self._checkpoint(asked)
         self._make_ready()
         checkpoint = None if self._resumed is None else str(self._resumed)
-        return super().train(checkpoint, trial, ignore_keys_for_eval)
+        output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        self._keep_final_state()
+        return output
 
     def _texts(self) -> dict[str, Any]:
         """All texts that a run depends on, by the names that `resuming` knows."""
         return {} if self.train_dataset is None else {"train": self.train_dataset}
 
-    def _checkpoint(self, asked: str | bool) -> Path | None:
-        """What to go on from. The first process decides: all go on, or all raise InputError."""
-        found: Path | None = None
-        said: list[Any] = [None, None]
+    def _checkpoint(self, asked: str | bool) -> tuple[Path | None, Path | None]:
+        """What to go on from, and how the run ended if it has.
+
+        The first process decides: all go on, or all raise InputError.
+        """
+        said: list[Any] = [None, None, None]
         if self.accelerator.process_index == 0:
             try:
-                found = checkpoint_to_resume(asked, self._folder)
-                if found is not None:
-                    assert self._record is not None
-                    require_same_training(found, self._record, self.args)
-                said = [found, None]
+                said[:2] = self._own_checkpoint(asked)
             except InputError as error:
-                said = [None, str(error)]
-        found, refusal = broadcast_object_list(said)
+                said[2] = str(error)
+        found, final, refusal = broadcast_object_list(said)
         if refusal is not None:
             raise InputError(refusal)
-        return found
+        return found, final
+
+    def _own_checkpoint(self, asked: str | bool) -> tuple[Path | None, Path | None]:
+        found = checkpoint_to_resume(asked, self._folder, self.args)
+        if found is None:
+            return None, None
+        assert self._record is not None
+        require_same_training(found, self._record, self.args)
+        final = final_state(found, self.args)
+        if final is None:
+            # It goes on from there: what was its end is none any more.
+            (found / FINAL_STATE).unlink(missing_ok=True)
+        return found, final
+
+    def _keep_final_state(self) -> None:
+        """Note how the run has ended, where its last checkpoint, which says so, is not kept."""
+        best = self.state.best_model_checkpoint
+        last = self._folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not (self.args.should_save and best) or last.is_dir():
+            return
+        if manifest_of(Path(best)) is not None:
+            with replacing(Path(best) / FINAL_STATE) as temporary:
+                self.state.save_to_json(str(temporary))
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():
@@ -87,6 +119,8 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
 
     def _load_callback_state(self) -> None:
         """With the rest of a checkpoint's state; the best one lies beside it, wherever that is."""
+        if self._final_state is not None:
+            self.state = TrainerState.load_from_json(str(self._final_state))
         super()._load_callback_state()
         best = None if self._resumed is None else best_of(self._resumed)
         if best is not None:
@@ -127,9 +161,11 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
 
     def _save_starting_weights(self, folder: Path) -> None:
         if self.args.should_save:
-            (folder / MANIFEST).unlink(missing_ok=True)
+            for name in (MANIFEST, FINAL_STATE):
+                (folder / name).unlink(missing_ok=True)
         self.save_model(str(folder), _internal_call=True)
         if self.args.should_save:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             self._write_manifest(folder, resumable=False)
 
     def _write_manifest(self, folder: Path, *, resumable: bool) -> None:

@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from minifinetuning.files import write_atomically
 
 __all__ = [
+    "FINAL_STATE",
     "MANIFEST",
     "best_of",
     "checkpoints",
@@ -22,6 +23,9 @@ __all__ = [
 
 MANIFEST = "checkpoint.json"
 """Written last: a checkpoint without it was not written whole."""
+
+FINAL_STATE = "final_state.json"
+"""In the best checkpoint of a run that has ended, where the last one is not kept: how it ended."""
 
 FORMAT = 1
 

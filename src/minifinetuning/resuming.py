@@ -9,7 +9,14 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from minifinetuning.checkpoints import checkpoints, flaw, manifest_of, starting_point
+from minifinetuning.callbacks import Budget, last_evaluation
+from minifinetuning.checkpoints import (
+    FINAL_STATE,
+    checkpoints,
+    flaw,
+    manifest_of,
+    starting_point,
+)
 from minifinetuning.config import AUTO, MFTConfig
 from minifinetuning.errors import InputError
 from minifinetuning.sampled_identity import sampled_text_identity, sampled_weights_identity
@@ -17,6 +24,7 @@ from minifinetuning.sampled_identity import sampled_text_identity, sampled_weigh
 __all__ = [
     "asked_checkpoint",
     "checkpoint_to_resume",
+    "final_state",
     "require_same_settings",
     "require_same_training",
     "training_record",
@@ -78,18 +86,19 @@ def training_record(
 
 
 def checkpoint_to_resume(
-    asked: str | bool, folder: Path, *, thoroughly: bool = True
+    asked: str | bool, folder: Path, args: MFTConfig | None = None, *, thoroughly: bool = True
 ) -> Path | None:
     """The checkpoint to go on from: the newest whole one in `folder`, or the one that is named.
 
-    None where that is the start: nothing is asked for, or no step after the start was saved.
+    None where that is the start: nothing is asked for, or no step after the start was saved. Of a
+    run with `args` that has ended, with the start as its best step, it is the start all the same.
     Raises InputError where the named one is not whole, where there is none, or where those there
     are hold no optimizer. `thoroughly` reads all of their files, and says what is passed over.
     """
     if asked is False:
         return None
     if asked is not True:
-        return _named(Path(asked), thoroughly)
+        return _named(Path(asked), args, thoroughly)
     passed_over: list[str] = []
     later = [path for path in checkpoints(folder) if path != starting_point(folder)]
     for path in later:
@@ -102,6 +111,8 @@ def checkpoint_to_resume(
     if starting_point(folder).is_dir() and not any(
         flaw(path, thoroughly=False) is None for path in later
     ):
+        if final_state(starting_point(folder), args) is not None:
+            return starting_point(folder)
         if thoroughly:
             _warn([*passed_over, f"{folder} holds no later checkpoint: training begins anew"])
         return None
@@ -118,7 +129,23 @@ def _warn(sentences: list[str]) -> None:
         logger.warning("%s", sentence)
 
 
-def _named(path: Path, thoroughly: bool) -> Path | None:
+def final_state(checkpoint: Path, args: MFTConfig | None) -> Path | None:
+    """How the run ended that `checkpoint` was kept of, where one with `args` has ended by then."""
+    path = checkpoint / FINAL_STATE
+    if args is None or manifest_of(checkpoint) is None:
+        return None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        planned = args.max_steps if args.max_steps > 0 else state["max_steps"]
+        has_ended = state["global_step"] >= planned
+        evaluation = last_evaluation(state["log_history"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    budget = Budget(args.max_degeneralization, args.target_specialization)
+    return path if has_ended or budget.reason_to_stop(evaluation) is not None else None
+
+
+def _named(path: Path, args: MFTConfig | None, thoroughly: bool) -> Path | None:
     found = None
     if not path.is_dir():
         found = "there is no such folder"
@@ -127,7 +154,7 @@ def _named(path: Path, thoroughly: bool) -> Path | None:
     found = found or flaw(path, thoroughly=thoroughly)
     manifest = manifest_of(path)
     if found is None and manifest is not None and manifest["step"] == 0:
-        return None
+        return None if final_state(path, args) is None else path
     found = found or _lack(path)
     if found is None:
         return path

@@ -287,6 +287,42 @@ def test_a_finished_run_trains_no_further(trainer):
         assert torch.equal(value, whole.model.get_parameter(name)), name
 
 
+KNOWN_BY_HEART = {
+    "objective": "ft",
+    "learning_rate": 0.03,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "save_total_limit": 1,
+    "max_steps": 10,
+}
+"""With two sequences, which are known by heart after a few steps: validation gets worse then."""
+
+
+@pytest.mark.parametrize("best", [0, 4])
+def test_a_finished_run_of_which_the_best_step_alone_is_kept_trains_no_further(
+    trainer, tmp_path, random_sequences, validation_texts, best
+):
+    settings = {**KNOWN_BY_HEART, "data": random_sequences(2, 16, seed=3, vocabulary=20)}
+    if best == 0:
+        settings |= {"texts": {"specialized": validation_texts["general"]}, "learning_rate": 0.2}
+    whole = trainer("run", **settings)
+    whole.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [f"checkpoint-{best}"]
+    for asked in (True, str(tmp_path / "run" / f"checkpoint-{best}")):
+        again = Interrupt()
+        run = trainer("run", callback=again, **settings)
+        run.train(resume_from_checkpoint=asked)
+        assert again.steps == []
+        assert (run.kept_step, run.state.global_step) == (best, 10)
+        assert run.state.log_history[: len(whole.state.log_history)] == whole.state.log_history
+        for name, value in run.model.named_parameters():
+            assert torch.equal(value, whole.model.get_parameter(name)), name
+    longer = Interrupt()
+    run = trainer("run", callback=longer, **settings | {"max_steps": 12})
+    run.train(resume_from_checkpoint=True)
+    assert longer.steps == list(range(best + 1, 13))
+
+
 def test_a_run_that_its_budget_stopped_goes_on_under_a_larger_one_only(trainer):
     def steps(budget, resume):
         counted = Interrupt()
@@ -335,16 +371,7 @@ def test_a_checkpoint_may_be_named(trainer, tmp_path):
 
 
 def test_the_best_checkpoint_of_before_the_interruption_is_remembered(trainer, random_sequences):
-    # Two sequences are known by heart after a few steps: the validation text gets worse from there.
-    settings = {
-        "data": random_sequences(2, 16, seed=3, vocabulary=20),
-        "objective": "ft",
-        "learning_rate": 0.03,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "save_total_limit": 1,
-        "max_steps": 10,
-    }
+    settings = {**KNOWN_BY_HEART, "data": random_sequences(2, 16, seed=3, vocabulary=20)}
     with pytest.raises(KeyboardInterrupt):
         trainer("run", callback=Interrupt(7), **settings).train()
     run = trainer("run", **settings)

@@ -70,7 +70,7 @@ def run_folder(training: MFTConfig, *options: object) -> Iterator[None]:
         if not resume:
             found = sorted(folder.glob("checkpoint-*"))
             _require_own(folder, [path.name for path in found if not is_by_a_run(path)])
-        checkpoint = checkpoint_to_resume(resume, folder, thoroughly=False)
+        checkpoint = checkpoint_to_resume(resume, folder, training, thoroughly=False)
         if checkpoint is not None:
             require_same_settings(checkpoint, training)
         freed = 0 if resume else _bytes_of_checkpoints(folder)
