@@ -201,6 +201,11 @@ def test_words_that_cannot_be_are_one_sentence(words, sentence):
     assert sentence in str(caught.value)
 
 
+def test_a_number_that_is_too_large_is_told_how_large_it_may_be():
+    with pytest.raises(InputError, match="--max_steps must be at most 2,147,483,647, got 99999"):
+        parsed("train", [*NEEDED["train"], "--max_steps", "9999999999"])
+
+
 def test_a_flag_needs_no_value():
     training = parsed("train", [*NEEDED["train"], "--bf16", "--use_cpu"])[-1]
     assert training.bf16 is True

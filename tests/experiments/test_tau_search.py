@@ -160,3 +160,14 @@ def test_a_reference_that_was_not_prepared_is_warned_of(run, monkeypatch, valida
     monkeypatch.setitem(validation_texts, "general", validation_texts["specialized"])
     assert run(30.0)["degeneralization"] < 0
     assert "prepare-reference" in caplog.text
+
+
+def test_a_pilot_is_measured_at_its_end_whatever_the_full_run_waits_for(
+    training_arguments, tmp_path
+):
+    full = training_arguments(
+        **{"tau": "auto", "max_degeneralization": 1.0, "max_steps": 40, "eval_delay": 30},
+        **{"eval_strategy": "steps", "eval_steps": 10},
+    )
+    pilot = tau_search._pilot_training(full, AdapterConfig(), 0.5, 10, tmp_path)
+    assert (pilot.max_steps, pilot.eval_steps, pilot.eval_delay) == (10, 10, 0)

@@ -1,13 +1,26 @@
 """What a run starts from: the model, an adapter, and texts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from minifinetuning.config.ranges import require_ranges
 from minifinetuning.data import token_count
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, did_you_mean
 
-__all__ = ["AdapterConfig", "DataConfig", "GeneralConfig", "ModelConfig", "TextConfig"]
+__all__ = [
+    "DTYPES",
+    "AdapterConfig",
+    "DataConfig",
+    "GeneralConfig",
+    "ModelConfig",
+    "TextConfig",
+    "require_choice",
+]
+
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+"""What weights may be held in."""
 
 
 @dataclass
@@ -34,7 +47,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
-            _require_choice("dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
+            require_choice("dtype", self.dtype, DTYPES)
 
 
 @dataclass
@@ -52,7 +65,7 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         require_ranges(self)
         if self.adapter is not None:
-            _require_choice("adapter", self.adapter, ("lora", "dora", "ia3"))
+            require_choice("adapter", self.adapter, ("lora", "dora", "ia3"))
 
 
 @dataclass(kw_only=True)
@@ -129,6 +142,7 @@ class GeneralConfig(TextConfig):
 _MOST_TOKENS = 10**15
 
 
-def _require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+def require_choice(option: str, value: str, known: Collection[str]) -> None:
+    """Raise InputError, naming the nearest of those that are, for a value that is not known."""
     if value not in known:
-        raise InputError(f"--{option} {value} is not known: choose one of {', '.join(known)}")
+        raise InputError(f"--{option} {value} is not known{did_you_mean(value, known)}")

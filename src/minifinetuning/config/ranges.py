@@ -115,8 +115,11 @@ def require_ranges(options: Any) -> None:
 
 def _require(name: str, number: float) -> None:
     allowed = RANGES.get(name, Range(-LARGEST, LARGEST) if isinstance(number, int) else Range())
-    # Such an integer is too long to be written, or to be compared with a float.
     if isinstance(number, int) and abs(number) > 2**63:
+        # Such an integer is too long to be written, or to be compared with a float.
         raise InputError(f"--{name} must be {allowed}, got a number of {number.bit_length()} bits")
-    if number not in allowed:
-        raise InputError(f"--{name} must be {allowed}, got {number}")
+    if number in allowed:
+        return
+    if math.isfinite(number) and number > allowed.high == LARGEST:
+        raise InputError(f"--{name} must be at most {allowed.high:,}, got {number}")
+    raise InputError(f"--{name} must be {allowed}, got {number}")

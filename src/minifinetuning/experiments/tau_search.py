@@ -223,6 +223,7 @@ def _pilot_training(
         "max_steps": steps,
         "eval_strategy": "steps",
         "eval_steps": steps,
+        "eval_delay": 0,
         "save_strategy": "no",
         "load_best_model_at_end": False,
         "max_degeneralization": None,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from minifinetuning.config.inputs import DTYPES, require_choice
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.paper.datasets import dataset_named
 from minifinetuning.experiments.paper.models import PAPER_MODELS, TINY, paper_model
@@ -20,6 +21,8 @@ def reproduction_of(options: Any) -> Reproduction:
 
     `options` has the fields of `cli.options.ReproductionOptions`.
     """
+    require_choice("executor", options.executor, ["local", "ray"])
+    require_choice("dtype", options.dtype, DTYPES)
     model = None if options.model is None else paper_model(options.model)
     protocol = options.protocol or (TINY if options.model == TINY else PAPER.name)
     plan = plan_of(
@@ -56,11 +59,10 @@ def schedule_of(options: Any) -> Schedule:
             if getattr(options, name) != default:
                 raise InputError(f"--{name} is for --executor ray: leave it out, or name that")
         return one_by_one()
-    if options.executor == "ray":
-        return on_ray(
-            gpus=options.gpus_per_cell, cpus=options.cpus_per_cell, address=options.ray_address
-        )
-    raise InputError(f"--executor {options.executor} is not known: choose local or ray")
+    require_choice("executor", options.executor, ["ray"])
+    return on_ray(
+        gpus=options.gpus_per_cell, cpus=options.cpus_per_cell, address=options.ray_address
+    )
 
 
 def _folder(option: str, path: str | None) -> Path | None:
