@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.experiments.overlap import require_apart, require_outside
+from minifinetuning.experiments.overlap import require_apart, require_cache_apart, require_outside
 
 
 @pytest.fixture
@@ -62,6 +62,23 @@ def test_outputs_beside_the_inputs_are_fine(place):
     options = {"model": "owner/name", "data": ["owner/set"], "teacher_cache": "hidden"}
     require_apart(Path("."), options)
     require_apart(Path("owner/name"), options)
+
+
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [
+        ("./model", "--teacher_cache model is --model"),
+        ("texts/cache", "lies in --data"),
+        (".", "holds --"),
+    ],
+)
+def test_a_cache_lies_apart_from_the_other_inputs(place, cache, said):
+    options = SimpleNamespace(teacher_cache=cache)
+    inputs = {"model": "model", "data": ["texts"]}
+    with pytest.raises(InputError, match=said):
+        require_cache_apart(inputs, options)
+    require_cache_apart(inputs, SimpleNamespace(teacher_cache="./cache"), place / "run.yaml")
+    require_cache_apart(inputs, SimpleNamespace(teacher_cache="hidden"))
 
 
 def test_the_file_of_options_is_an_input(place):

@@ -13,6 +13,7 @@ from minifinetuning.cache.upkeep import kept_teachers, limit, prune, teachers_fo
 from minifinetuning.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.evaluation import SPECIALIZED
+from minifinetuning.experiments.overlap import require_cache_apart
 from minifinetuning.experiments.texts import SELF, read_texts
 from minifinetuning.models.causal import check_halves, freeze_head
 from minifinetuning.models.loading import load_model
@@ -31,6 +32,7 @@ def cache_teacher(
     is followed there. Several processes may be at it, started together or one by one: each takes
     parts that no other is at. Raises InputError for input that cannot be used.
     """
+    require_cache_apart(model, data, options)
     texts = read_texts(
         model,
         data,

@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from minifinetuning.cache.plan import is_choice
 from minifinetuning.errors import InputError
 from minifinetuning.models.loading import adapter_base
 
-__all__ = ["require_apart", "require_outside"]
+__all__ = ["require_apart", "require_cache_apart", "require_outside"]
 
 _INPUT_OPTIONS = (
     *("model", "tokenizer", "reference", "tuned"),
@@ -28,10 +29,19 @@ def require_apart(output: Path, *options: object, option: str = "--output_dir") 
     """
     own = _lineage(output)
     for name, path in _inputs(options):
+        if name.startswith(f"{option} "):
+            continue
         other = _lineage(path)
         if own[0] in other[1:]:
             raise _error(option, output, "holds", name)
         _require_outside(own, other, option, output, name)
+
+
+def require_cache_apart(*options: object) -> None:
+    """The same for the folder of a teacher's cache, which is written as well as read."""
+    for each in options:
+        for folder in _cache(str(_fields(each).get("teacher_cache") or "none")):
+            require_apart(folder, *options, option="--teacher_cache")
 
 
 def require_outside(output: Path, checkpoint: Path) -> None:
@@ -59,15 +69,20 @@ def _inputs(options: tuple[object, ...]) -> Iterator[tuple[str, Path]]:
         if isinstance(each, Path):
             yield f"the file of options {each}", each
             continue
-        fields = each if isinstance(each, Mapping) else vars(each)
         for name in _INPUT_OPTIONS:
-            value = fields.get(name) or []
+            value = _fields(each).get(name) or []
             for source in value if isinstance(value, list) else [value]:
                 for path in _cache(str(source)) if name == "teacher_cache" else _paths(str(source)):
                     yield f"--{name} {source}", path
                     with suppress(InputError):
                         if (base := adapter_base(str(path))) is not None:
                             yield f"the base model {base} of --{name}", Path(base)
+
+
+def _fields(options: object) -> Mapping[str, Any]:
+    if isinstance(options, Path):
+        return {}
+    return options if isinstance(options, Mapping) else vars(options)
 
 
 def _paths(source: str) -> list[Path]:

@@ -21,7 +21,7 @@ from minifinetuning.experiments.full_disk import (
     require_space,
 )
 from minifinetuning.experiments.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
-from minifinetuning.experiments.overlap import require_apart, require_outside
+from minifinetuning.experiments.overlap import require_apart, require_cache_apart, require_outside
 from minifinetuning.files import LOCK, locked, printable
 from minifinetuning.resuming import asked_checkpoint, checkpoint_to_resume, require_same_settings
 
@@ -124,6 +124,7 @@ def output_folder(folder: Path, *options: object) -> Iterator[None]:
             "which no tokenizer can be saved: choose another"
         )
     require_apart(folder, *options)
+    require_cache_apart(*options)
     made = _missing(folder)
     try:
         with naming_what_fails(folder):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,16 @@ def test_what_is_not_ours_is_neither_removed_nor_written_over(comparison, tmp_pa
     compared(comparison("ft"), overwrite=True)
     for name in ("runs", "cells", "my-cells"):
         assert (folder / name / "letter.json").read_text() == '"mine"'
+
+
+def test_what_a_comparison_reads_is_not_written_to(comparison, material):
+    before = sorted(material["model"].rglob("*"))
+    made = comparison("ft")
+    for folder in (material["model"], material["model"].parent):
+        settings = replace(made.settings, folder=folder)
+        with pytest.raises(InputError, match=r"is --model|holds --"):
+            compared(replace(made, settings=settings), overwrite=True)
+    assert sorted(material["model"].rglob("*")) == before
 
 
 def test_a_result_says_of_which_commit_it_is(comparison, tmp_path):

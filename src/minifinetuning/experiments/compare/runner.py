@@ -46,7 +46,8 @@ def compare(
     """
     settings = comparison.settings
     folder = settings.folder
-    with report_folder(folder, _WRITTEN, settings.model, settings.data, older=_OLDER):
+    inputs = (settings.model, settings.data, settings.training)
+    with report_folder(folder, _WRITTEN, *inputs, older=_OLDER):
         table, failed = measured(comparison, overwrite=overwrite, executor=executor)
         if table:
             report = {"budget": comparison.budget, "rows": table}
