@@ -89,7 +89,8 @@ def _untie(wrapped: PeftModel) -> bool:
 
 def _tie_again(whole: PreTrainedModel) -> None:
     """One weight for embeddings and head, as before, where the adapter left them the same."""
-    embeddings, head = whole.get_input_embeddings(), whole.get_output_embeddings()
+    embeddings: Any = whole.get_input_embeddings()
+    head: Any = whole.get_output_embeddings()
     if torch.equal(embeddings.weight, head.weight):
         head.weight = embeddings.weight
         _say_tied(whole, tied=True)

@@ -25,7 +25,7 @@ class Origin:
     """
 
     hub_id: str | None
-    licence: dict[str, str] = field(default_factory=dict)
+    licence: dict[str, Any] = field(default_factory=dict)
     architecture: str | None = None
 
 

@@ -94,7 +94,7 @@ def _refusal(config: GenerationConfig) -> str | None:
 def _name_base(model: PeftModel) -> None:
     """An adapter is loaded from anywhere: a hub id stays, a folder gets its absolute path."""
     for config in model.peft_config.values():
-        name = config.base_model_name_or_path or causal_model(model).name_or_path
+        name = config.base_model_name_or_path or causal_model(model).name_or_path or ""
         path = Path(name).expanduser()
         config.base_model_name_or_path = str(path.resolve()) if name and path.exists() else name
 
@@ -112,8 +112,8 @@ def _save_whole(
         return
     if written != held:
         path = folder / "config.json"
-        said = (f'"dtype": "{_name(each)}"' for each in (held, written))
-        write_atomically(path, path.read_text(encoding="utf-8").replace(*said))
+        before, after = (f'"dtype": "{_name(each)}"' for each in (held, written))
+        write_atomically(path, path.read_text(encoding="utf-8").replace(before, after))
     write_older_config(folder, model.config)
 
 

@@ -1,6 +1,7 @@
 """The YAML that opens a model card: what the hub shows, filters and links by."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -26,7 +27,7 @@ def front_matter(metrics: Metrics, bases: Sequence[str], *, adapter: str | None 
     """
     origins = [origin(base) for base in bases]
     on_hub = [each.hub_id for each in origins if each.hub_id is not None]
-    licence = next((each.licence for each in origins if each.licence), {})
+    licence: dict[str, Any] = next((each.licence for each in origins if each.licence), {})
     tags = ["minifinetuning"]
     if adapter:
         tags += [*(["lora"] if adapter in ("lora", "dora") else []), "transformers"]
@@ -49,7 +50,7 @@ def _results(metrics: Metrics) -> Iterator[EvalResult]:
         perplexity = metrics["tuned"].get(f"{text}_perplexity")
         if perplexity is None:
             continue
-        measured = {
+        measured: dict[str, Any] = {
             "task_type": "text-generation",
             "dataset_type": text,
             "dataset_name": validation_extent(text, metrics["validation"][text]),
