@@ -75,7 +75,8 @@ class TextConfig:
     _argument_group_name: ClassVar[str] = "text"
 
     text_field: str | None = field(
-        default=None, metadata={"help": "The column of text, where a table has several."}
+        default=None,
+        metadata={"help": "The column of text, or the list of documents in one JSON object."},
     )
     skip_unreadable: bool = field(
         default=False,

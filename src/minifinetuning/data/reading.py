@@ -57,9 +57,9 @@ def read_corpus(
 
     Budgets and `sequence_length` are in tokens. See `DocumentStream` for the sources, and
     `corpus_from_documents` for the rest and for the errors raised. What is held in memory grows
-    with the budgets, not with the sources. The folder `cache` keeps the corpus for the next time
-    that the same is asked for, and other corpora up to 2 GiB in all. `warn` is given a sentence
-    for each thing that makes figures of the corpus say little.
+    with the budgets, and by at most 24 bytes for each document read. The folder `cache` keeps the
+    corpus for the next time that the same is asked for, and other corpora up to 2 GiB in all.
+    `warn` is given a sentence for each thing that makes figures of the corpus say little.
     """
     settings = CorpusSettings(
         sequence_length, train_tokens, validation_tokens, seed, with_train, drop_boilerplate

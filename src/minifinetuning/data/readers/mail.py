@@ -3,9 +3,8 @@
 import mailbox
 from collections.abc import Iterator
 from email import message_from_bytes, policy
-from email.message import EmailMessage
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from minifinetuning.data.readers.markup import visible_text
 from minifinetuning.data.readers.text_files import whole_bytes
@@ -27,7 +26,7 @@ def mailbox_texts(path: Path) -> Iterator[str]:
 
 
 def _text(content: bytes) -> str:
-    message = cast(EmailMessage, message_from_bytes(content, policy=policy.default))
+    message = message_from_bytes(content, policy=policy.default)
     body = message.get_body(("plain", "html"))
     said = ""
     if body is not None:
@@ -35,7 +34,8 @@ def _text(content: bytes) -> str:
             said = body.get_content()
         except (LookupError, KeyError):
             # In an encoding that nobody knows.
-            said = body.get_payload(decode=True).decode("utf-8", "replace")
+            payload: Any = body.get_payload(decode=True)
+            said = payload.decode("utf-8", "replace")
         if body.get_content_subtype() == "html":
             said = visible_text(said)
     return "\n\n".join(part for part in (str(message["subject"] or ""), said.strip()) if part)

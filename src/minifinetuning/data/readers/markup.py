@@ -33,7 +33,7 @@ def visible_text(page: str) -> str:
     """
     from resiliparse.parse.html import HTMLTree
 
-    tree = HTMLTree.parse(page)
+    tree: Any = HTMLTree.parse(page)
     document = tree.document
     _remove(_found(document, _HIDDEN))
     styled = _found(document, "[style]")
