@@ -1,5 +1,6 @@
 """What is saved comes back as it was, and other programs read it as it is meant."""
 
+import ast
 import copy
 import dataclasses
 import json
@@ -21,6 +22,7 @@ from transformers import (
     LlamaTokenizer,
 )
 
+from minifinetuning.models import saving
 from minifinetuning.models.loading import load_model
 from minifinetuning.models.saving import repair_generation_config, save_model, save_tokenizer
 
@@ -233,6 +235,18 @@ def test_an_adapter_names_the_folder_of_its_base_from_anywhere(tmp_path, tiny_mo
     assert torch.equal(logits(load_model("../adapter")), logits(adapted))
 
 
+def test_no_card_that_peft_writes_takes_the_place_of_another(tmp_path, tiny_model):
+    base = tiny_model("llama")
+    base.save_pretrained(tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM"))
+    save_model(adapted, tmp_path)
+    assert not (tmp_path / "README.md").exists()
+    (tmp_path / "README.md").write_text("# Mine\n")
+    save_model(adapted, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+
+
 def test_an_adapter_names_a_model_of_the_hub_as_it_is(tmp_path, tiny_model, monkeypatch):
     base = tiny_model("llama")
     base.name_or_path = "owner/model"
@@ -276,3 +290,16 @@ def test_transformers_4_computes_the_same_logits(tmp_path, tiny_model, tokenizer
     with torch.no_grad():
         expected = model.eval()(tokens).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def test_models_are_saved_by_one_function():
+    """Nothing else calls save_pretrained: what it repairs and adds, every path that saves has."""
+    source = Path(saving.__file__).parents[1]
+    callers = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Attribute) and call.attr == "save_pretrained"
+    }
+    # A random model that is only loaded again at once.
+    assert callers - {"experiments/paper/tiny.py"} == {"models/saving.py"}

@@ -39,8 +39,7 @@ def save_model(
     """
     repair_generation_config(causal_model(model))
     if isinstance(model, PeftModel):
-        _name_base(model)
-        model.save_pretrained(str(folder), **options)
+        _save_adapter(model, folder, options)
     else:
         _save_whole(model, folder, dtype, options)
     if tokenizer is not None and options.get("is_main_process", True):
@@ -89,6 +88,18 @@ def _refusal(config: GenerationConfig) -> str | None:
     except _REFUSALS as error:
         return str(error)
     return None
+
+
+def _save_adapter(model: PeftModel, folder: Path, options: dict[str, Any]) -> None:
+    _name_base(model)
+    card = folder / "README.md"
+    before = card.read_text(encoding="utf-8") if card.is_file() else None
+    model.save_pretrained(str(folder), **options)
+    # PEFT writes a card of its own, which names the folder that the base model lies in here.
+    if before is not None:
+        write_atomically(card, before)
+    elif options.get("is_main_process", True):
+        card.unlink(missing_ok=True)
 
 
 def _name_base(model: PeftModel) -> None:
