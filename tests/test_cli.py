@@ -302,6 +302,12 @@ def test_resumed_run_goes_on(
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["last_step"] == 8
     assert [entry["step"] for entry in metrics["history"]] == [0, 2, 4, 6, 8]
+    capsys.readouterr()
+    nowhere = texts | {"data": Path("/no/such/text")}
+    assert main(command(model_folder, nowhere, output, **options, tau=0.5)) == 2
+    assert "is of another training: --tau was 0.25 and is 0.5" in sentence_of(
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

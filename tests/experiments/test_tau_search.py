@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import Subset
@@ -171,3 +172,10 @@ def test_a_pilot_is_measured_at_its_end_whatever_the_full_run_waits_for(
     )
     pilot = tau_search._pilot_training(full, AdapterConfig(), 0.5, 10, tmp_path)
     assert (pilot.max_steps, pilot.eval_steps, pilot.eval_delay) == (10, 10, 0)
+
+
+def test_the_steps_of_a_run_are_of_one_gpu_where_a_process_sees_several(training_arguments):
+    args = training_arguments(max_steps=-1, num_train_epochs=3)
+    assert args.n_gpu <= 1
+    args._n_gpu = 4
+    assert tau_search._full_steps(args, SimpleNamespace(train=range(20))) == 30

@@ -111,6 +111,7 @@ def test_the_mixture_is_of_one_gpu_where_a_process_sees_several(
     assert args.n_gpu <= 1
     args._n_gpu = 4
     assert args.train_batch_size == 8
+    assert args.sequences_per_step == 4
     trainer = MFTTrainer(
         tiny_model("llama"),
         args,
