@@ -163,9 +163,7 @@ def test_a_reference_that_was_not_prepared_is_warned_of(run, monkeypatch, valida
     assert "prepare-reference" in caplog.text
 
 
-def test_a_pilot_is_measured_at_its_end_whatever_the_full_run_waits_for(
-    training_arguments, tmp_path
-):
+def test_a_pilot_is_measured_at_its_end_however_long_the_run_waits(training_arguments, tmp_path):
     full = training_arguments(
         **{"tau": "auto", "max_degeneralization": 1.0, "max_steps": 40, "eval_delay": 30},
         **{"eval_strategy": "steps", "eval_steps": 10},
