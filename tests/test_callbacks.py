@@ -63,7 +63,10 @@ def test_a_broken_budget_or_a_reached_target_stops_the_run(limits, metrics, reas
 
 def arguments(folder, metric="eval_loss", keeps_best=True):
     return SimpleNamespace(
-        load_best_model_at_end=keeps_best, output_dir=str(folder), metric_for_best_model=metric
+        load_best_model_at_end=keeps_best,
+        output_dir=str(folder),
+        metric_for_best_model=metric,
+        eval_strategy="steps",
     )
 
 

@@ -116,6 +116,11 @@ class StartingPoint(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if not args.load_best_model_at_end or state.global_step > 0:
             return
+        if args.eval_strategy == "steps" and 0 < state.max_steps < state.eval_steps:
+            raise InputError(
+                f"--eval_steps {state.eval_steps:g} is above the {state.max_steps} steps of this "
+                "run: no step would be measured and kept, lower it"
+            )
         metrics, name = self.metrics(), metric_name(args)
         if metrics and name not in {*metrics, "eval_ratio"}:
             raise InputError(

@@ -105,3 +105,10 @@ def test_the_step_that_reaches_the_target_is_saved_and_kept(run):
     assert trainer.state.global_step < 4
     assert trainer.kept_step == trainer.state.global_step == max(gains)
     assert gains[trainer.kept_step] >= 0.1
+
+
+def test_a_run_too_short_to_be_measured_is_refused_before_its_first_step(run):
+    trainer = run(max_steps=-1, num_train_epochs=0.1, eval_steps=3)
+    with pytest.raises(InputError, match="--eval_steps 3 is above the 2 steps of this run"):
+        trainer.train()
+    assert trainer.state.global_step == 0
