@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
+import numpy.typing
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -70,7 +71,7 @@ class PackedSequences(Dataset[dict[str, Tensor]]):
         sequence_length: int,
         pad_token_id: int,
         *,
-        starts: TokenIds | None = None,
+        starts: numpy.typing.NDArray[numpy.int64] | None = None,
         marks: Marks = ALL_TEXT,
     ) -> None:
         require_sequence_length(sequence_length)
