@@ -66,8 +66,10 @@ class KeptResult:
 
     def _differences(self, record: Mapping[str, Any]) -> list[str]:
         """Names of what a result was made from, where that is not what this one is made from."""
-        found = next((record[name] for name in ("identity", *_OLDER) if name in record), {})
         said = self._said
+        found = next((record[name] for name in ("identity", *_OLDER) if name in record), None)
+        if not isinstance(found, dict):
+            return ["measure"]
         if found.get("measure") != said.get("measure"):
             # What older figures mean is another thing, and they name what they were made from.
             return ["measure"]

@@ -107,7 +107,10 @@ class Reproduction:
     def text_content(self, dataset: PaperDataset) -> str:
         """A digest of a text in `corpora`, or of which sample of the hub it is."""
         if self.corpora is None:
-            return digest_of([asdict(dataset), SEED, PORTION, LONGEST])
+            # The revision is part of the path.
+            return digest_of(
+                [dataset.path, dataset.files, dataset.text_field, SEED, PORTION, LONGEST]
+            )
         return self._known(local_text(dataset, self.corpora), files_content)
 
     def kept(self, cell: PaperCell) -> KeptResult:
