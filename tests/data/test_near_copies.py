@@ -71,6 +71,13 @@ def test_similarity_is_that_of_the_shingles():
         assert abs((rows[0] == rows[1]).mean() - exact) < 0.13
 
 
+def test_a_long_text_is_looked_at_in_parts(monkeypatch):
+    texts = written(WORDS, " ", 3, seed=8, length=3000)
+    copies = [edited(text, " ", WORDS, 0.05, n) for n, text in enumerate(texts)]
+    monkeypatch.setattr("minifinetuning.data.near_copies._PART", 1000)
+    assert groups(signatures(texts + copies)) == [0, 1, 2, 0, 1, 2]
+
+
 def test_nothing_is_near_nothing():
     assert groups(signatures([])) == []
     assert near_copies(signatures([]), signatures(["a b c"])) == []

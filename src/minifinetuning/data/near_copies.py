@@ -39,6 +39,9 @@ _LONGEST_WORD = 24
 _FEWEST_SHINGLES = 10
 """Shorter documents are compared with none: what they share may be a form."""
 
+_PART = 2**20
+"""Characters that are cut into shingles at once; what spans two parts is not looked at."""
+
 _PAIRS_AT_ONCE = 2**15
 
 
@@ -98,9 +101,10 @@ def near_copies(documents: Signatures, others: Signatures) -> list[int | None]:
 
 def _signature(text: str) -> list[int]:
     minhash = RMinHash(_ENTRIES, _SEED)
-    shingles = _shingles(text)
-    if len(shingles) >= _FEWEST_SHINGLES:
-        minhash.update(shingles)
+    for start in range(0, len(text), _PART):
+        shingles = _shingles(text[start : start + _PART])
+        if start or len(shingles) >= _FEWEST_SHINGLES:
+            minhash.update(shingles)
     digest: list[int] = minhash.digest()
     return digest
 
