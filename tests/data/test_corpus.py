@@ -225,7 +225,7 @@ def test_boilerplate_is_reported_and_dropped(tmp_path, tokenizer):
     summary = read_corpus([source], tokenizer, **options).summary
     assert summary.repeated_lines == 20
     assert 0.5 < summary.repeated_line_share < 0.8
-    assert "20 stand in 20 documents or more" in str(summary)
+    assert "20 of 20 documents or more" in str(summary)
     assert "--drop_boilerplate" in str(summary)
     for seed in range(5):
         corpus = read_corpus([source], tokenizer, drop_boilerplate=True, seed=seed, **options)

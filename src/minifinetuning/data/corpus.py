@@ -142,12 +142,12 @@ class CorpusSummary:
                 f"  not trained on: {self.held_out_copies:,} copies and "
                 f"{self.held_out_near_copies:,} near-copies of what is measured elsewhere"
             )
-        if self.repeated_lines:
+        if self.repeated_line_share >= 0.001:
             done = "all but the first dropped"
             if not self.are_repeated_lines_dropped:
                 done = "--drop_boilerplate keeps the first of each"
             lines.append(
-                f"  repeated lines: {self.repeated_lines:,} stand in {REPEATED} documents or more, "
+                f"  repeated lines: {self.repeated_lines:,} of {REPEATED} documents or more, "
                 f"{self.repeated_line_share:.1%} of the characters ({done})"
             )
         return lines
