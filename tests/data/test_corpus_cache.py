@@ -9,7 +9,8 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from minifinetuning.data import corpus_cache, read_corpus
+from minifinetuning.data import HeldOut, corpus_cache, read_corpus
+from minifinetuning.data.near_copies import signatures
 from minifinetuning.errors import InputError
 
 
@@ -66,6 +67,8 @@ def same(one, other):
     return (
         one.summary == other.summary
         and str(one.summary) == str(other.summary)
+        and one.held_out.identities == other.held_out.identities
+        and one.held_out.digest == other.held_out.digest
         and one.validation.identity == other.validation.identity
         and (one.train and one.train.identity) == (other.train and other.train.identity)
     )
@@ -102,6 +105,8 @@ def test_without_a_cache_nothing_is_kept(read, encoded, tmp_path):
         {"text_field": "again"},
         {"skip_unreadable": True},
         {"with_train": False},
+        {"drop_boilerplate": True},
+        {"held_out": HeldOut(("another",), signatures(["a b c d e f g h i j k l m n"]))},
     ],
 )
 def test_every_argument_counts(read, encoded, change):
@@ -195,11 +200,12 @@ def entries(folder):
 
 
 def damaged(content):
-    """The entry cut, with a changed token, a changed count, of another kind, and empty."""
+    """The entry cut, with changed tokens or signatures, a changed count, of another kind, empty."""
     length = 8 + int.from_bytes(content[:8], "little")
     yield content[:-3]
     yield content[: length // 2]
     yield content[:length] + bytes([content[length] ^ 1]) + content[length + 1 :]
+    yield content[:-1] + bytes([content[-1] ^ 1])
     assert content.count(rb"\"train_tokens\": 2000") == 1
     yield content.replace(rb"\"train_tokens\": 2000", rb"\"train_tokens\": 2001")
     yield (2).to_bytes(8, "little") + b"{}"

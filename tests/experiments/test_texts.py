@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from minifinetuning.config import ModelConfig, TextConfig
+from minifinetuning.config import (
+    AdapterConfig,
+    CacheConfig,
+    DataConfig,
+    ModelConfig,
+    TextConfig,
+)
 from minifinetuning.errors import InputError
+from minifinetuning.experiments.caching import cache_teacher
 from minifinetuning.experiments.texts import read_texts
 
 
@@ -223,3 +230,22 @@ def test_an_evaluation_has_the_validation_texts_of_training(model, table, senten
         alone = read_texts(model, text, sources[0], None, seed=3, with_train=False)
         own_validation = trained.validation["specialized"]
         assert alone.validation["specialized"].identity == own_validation.identity
+
+
+@pytest.mark.parametrize(
+    ("general", "replay", "read"),
+    [(["a"], None, ["a"]), (["self"], None, None), (["self"], ["b"], ["self"]), (None, None, None)],
+)
+def test_a_teacher_is_cached_for_the_text_that_is_trained_on(monkeypatch, general, replay, read):
+    """Which is without what forgetting is measured on."""
+    asked = []
+
+    def stopped(model, data, specialized, other, **options):
+        asked.append(other)
+        raise InputError("read")
+
+    monkeypatch.setattr("minifinetuning.experiments.caching.read_texts", stopped)
+    data = DataConfig(data=["own"], general=general, replay=replay)
+    with pytest.raises(InputError, match="read"):
+        cache_teacher(ModelConfig("model"), AdapterConfig(), data, CacheConfig())
+    assert asked == [read]
