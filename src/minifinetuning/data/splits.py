@@ -25,7 +25,7 @@ class Split:
     """The two sides of a corpus, in the order of the split.
 
     Near-copies within the validation side are one document there: what they say counts once.
-    `held_out` are the identities of all its documents, of which `cut` have their fronts in `train`.
+    `held_out` are the identities of all its documents; the fronts of `cut` of them are for training.
     `left_out` are near-copies of them that are on neither side, and `passed_over` is the number of
     documents that are never trained on. `are_apart` is False where the text is little else than
     near-copies of one another, so that both sides have to hold some.
@@ -156,11 +156,12 @@ def sides(
     left_out: tuple[str, ...] = ()
     if signatures is not None and are_apart:
         left_out = _copies_of(held, distinct[len(front) :], signatures)
+    never_again = frozenset(left_out)
     rest = []
     cut = passed_over = 0
     for document in distinct:
         tokens = len(document.token_ids) - held.get(document.identity, 0)
-        if tokens <= 0 or document.identity in left_out:
+        if tokens <= 0 or document.identity in never_again:
             continue
         if document.identity in never_trained:
             passed_over += 1
