@@ -29,7 +29,8 @@ def tiny_demo(
     for name, seed in (("medline", 1), ("wikipedia", 2)):
         rows = [json.dumps({"text": text, "source": name}) for text in sentences(60, seed)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-        monkeypatch.setattr(demo, f"{name}_texts", lambda _, name=name: tmp_path / f"{name}.jsonl")
+    monkeypatch.setattr(demo, "medline_texts", lambda _: tmp_path / "medline.jsonl")
+    monkeypatch.setattr(demo, "unseen_wikipedia_texts", lambda _: tmp_path / "wikipedia.jsonl")
     monkeypatch.setattr(demo, "converted_model", lambda cache: model)
     monkeypatch.setattr(demo, "shipped_reference", lambda base, cache: base)
     monkeypatch.setattr(demo, "SEQUENCE_LENGTH", 64)
@@ -56,7 +57,11 @@ def test_demo_compares_both_methods_and_leaves_its_results(
     shown = capsys.readouterr().out
     for words in ("| mft", "| ft", "DG/S", "the document itself", "frontier.png"):
         assert words in shown
-    assert "| mft" in (output / "results.md").read_text()
+    assert "This machine takes" in shown
+    written = (output / "results.md").read_text()
+    assert "| mft" in written
+    assert "Trained 4 steps of 128 tokens, " in written
+    assert "documents of general text" in written
 
 
 @pytest.mark.filterwarnings("default")

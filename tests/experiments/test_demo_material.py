@@ -19,6 +19,7 @@ from minifinetuning.experiments.demo_material import (
     gguf_file,
     medline_documents,
     medline_texts,
+    unseen_documents,
     wikipedia_documents,
     wikipedia_texts,
 )
@@ -245,3 +246,14 @@ def test_a_broken_dump_leaves_no_text(monkeypatch, tmp_path):
     with pytest.raises(tarfile.ReadError):
         wikipedia_texts(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_articles_that_the_reference_saw_are_not_measured_on(wikipedia_sdist):
+    pytest.importorskip("mwparserfromhell")
+    seen = {source for _, source in wikipedia_documents(wikipedia_sdist, 3)}
+    unseen = unseen_documents(wikipedia_sdist, articles=100, seen=3)
+
+    assert {source[-1] for _, source in unseen} == {"1", "2", "4", "5", "7"}
+    assert not seen & {source for _, source in unseen}
+    assert [text for text, _ in unseen] == [(SENTENCE * 14).strip()] * 5
+    assert len(unseen_documents(wikipedia_sdist, articles=2, seen=3)) == 2

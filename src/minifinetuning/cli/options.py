@@ -226,4 +226,10 @@ class DemoOptions:
     prepare: bool = field(
         default=False, metadata={"help": "Prepare the reference anew in place of the shipped one."}
     )
-    steps: int = field(default=40, metadata={"help": "Training steps of about 1,000 tokens."})
+    steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training steps of about 1,000 tokens. Default: 40, or as many as this machine "
+            "does in some minutes."
+        },
+    )

@@ -11,7 +11,7 @@ __all__ = ["main"]
 _USAGE = """\
 mft: adapt a language model to a small text without wrecking what it knows.
 
-  mft demo                a real model on real text, FT beside MFT, in a quarter of an hour
+  mft demo                a real model on real text, FT beside MFT, in twelve minutes
   mft train               adapt --model to --data, written to --output_dir
   mft cache               compute the teacher ahead of `mft train`, which takes the same options
   mft compare             many methods on the same text: a table, pictures, a recommendation

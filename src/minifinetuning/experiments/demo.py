@@ -8,6 +8,7 @@ general perplexity falls and the comparison is void (see `prepare_reference`).
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -23,12 +24,21 @@ from minifinetuning.evaluation import SPECIALIZED, TextScores
 from minifinetuning.experiments.adaptation import adapt
 from minifinetuning.experiments.demo_material import (
     medline_texts,
+    unseen_wikipedia_texts,
     wikipedia_texts,
 )
 from minifinetuning.experiments.demo_model import (
     converted_model,
     prepared_reference,
     shipped_reference,
+)
+from minifinetuning.experiments.demo_size import (
+    BUDGET_SECONDS,
+    SAMPLES_SECONDS,
+    Size,
+    demo_size,
+    measured_speed,
+    said,
 )
 from minifinetuning.experiments.run_folder import report_folder
 from minifinetuning.experiments.texts import Texts, read_texts
@@ -45,7 +55,6 @@ from minifinetuning.report import (
 __all__ = ["run_demo"]
 
 SEED = 42
-TRAIN_TOKENS, VALIDATION_TOKENS = "41k", "12k"
 SEQUENCE_LENGTH = 512
 SEQUENCES_A_STEP = 2
 OBJECTIVES = ("ft", "mft")
@@ -62,42 +71,47 @@ def run_demo(
     data: list[str] | None = None,
     model: str | None = None,
     prepare: bool = False,
-    steps: int = 40,
+    steps: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Adapt by FT and by MFT, print the table, save the picture, and let each model write on.
 
     `data` replaces MEDLINE, `model` replaces SmolLM2-135M and is taken as it is unless `prepare`.
+    `steps` are as many as the machine does in some minutes where they are not given.
     What is fetched stays in the user's cache. Results go to `output`, one folder a method; returns
     their metrics by method. Raises InputError where something cannot be fetched or used.
     """
-    if steps < 4:
+    if steps is not None and steps < 4:
         raise InputError(f"--steps must be at least 4, got {steps}")
     with report_folder(output, _WRITTEN, {"data": data, "model": model}, older=_OLDER):
         return _demonstrated(output, data, model, prepare, steps)
 
 
 def _demonstrated(
-    output: Path, data: list[str] | None, model: str | None, prepare: bool, steps: int
+    output: Path, data: list[str] | None, model: str | None, prepare: bool, steps: int | None
 ) -> dict[str, dict[str, Any]]:
+    start = perf_counter()
     cache = cache_folder()
-    general = [str(wikipedia_texts(cache))]
+    general = [str(unseen_wikipedia_texts(cache))]
     specialized = data or [str(medline_texts(cache))]
     base = model or str(converted_model(cache))
     if prepare:
-        reference = prepared_reference(base, general, output / "reference")
+        reference = prepared_reference(base, [str(wikipedia_texts(cache))], output / "reference")
+        start = perf_counter()
     else:
         reference = model or str(shipped_reference(Path(base), cache))
 
-    texts = _texts(reference, specialized, general)
+    size, line = _size(reference, steps, BUDGET_SECONDS - (perf_counter() - start))
+    print(line)
+    texts = _texts(reference, specialized, general, size)
     results: dict[str, dict[str, Any]] = {}
     scores: dict[str, TextScores] | None = None
     for objective in OBJECTIVES:
-        print(f"\n{objective}: {steps} steps of {SEQUENCES_A_STEP * SEQUENCE_LENGTH} tokens")
+        print(f"\n{objective}: {size.steps} steps of {_tokens_a_step():,} tokens")
         adaptation = adapt(
             ModelConfig(reference),
             AdapterConfig(),
             texts,
-            _training(objective, steps, output / objective),
+            _training(objective, size, output / objective),
             reference=scores,
         )
         results[objective], scores = adaptation.metrics, adaptation.reference
@@ -107,32 +121,43 @@ def _demonstrated(
     samples = _continuations(
         {"reference": reference} | {o: str(output / o) for o in OBJECTIVES}, texts
     )
-    _report(results, samples, output)
+    _report(results, samples, output, size)
     return results
 
 
-def _texts(model: str, specialized: list[str], general: list[str]) -> Texts:
+def _tokens_a_step() -> int:
+    return SEQUENCES_A_STEP * SEQUENCE_LENGTH
+
+
+def _size(reference: str, steps: int | None, seconds: float) -> tuple[Size, str]:
+    """How large the demo is to be on this machine, and the line that says so."""
+    speed = measured_speed(reference, SEQUENCE_LENGTH)
+    size, taken = demo_size(speed, seconds - SAMPLES_SECONDS, _tokens_a_step(), steps)
+    return size, said(size, speed, taken, _tokens_a_step())
+
+
+def _texts(model: str, specialized: list[str], general: list[str], size: Size) -> Texts:
     text = DataConfig(
         data=specialized,
         general=general,
         sequence_length=SEQUENCE_LENGTH,
-        train_tokens=TRAIN_TOKENS,
-        validation_tokens=VALIDATION_TOKENS,
+        train_tokens=str(size.steps * _tokens_a_step()),
+        validation_tokens=str(size.validation_tokens),
     )
     return read_texts(ModelConfig(model), text, text.data, text.general, seed=SEED)
 
 
-def _training(objective: str, steps: int, folder: Path) -> MFTConfig:
+def _training(objective: str, size: Size, folder: Path) -> MFTConfig:
     return MFTConfig(
         output_dir=str(folder),
         overwrite_output_dir=True,
         objective=objective,
-        max_steps=steps,
+        max_steps=size.steps,
         per_device_train_batch_size=SEQUENCES_A_STEP,
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=SEQUENCES_A_STEP,
-        eval_steps=0.25,
-        save_steps=0.25,
+        eval_steps=1 / size.evaluations,
+        save_steps=1 / size.evaluations,
         save_only_model=True,
         logging_steps=1,
         seed=SEED,
@@ -162,9 +187,17 @@ def _continuations(models: Mapping[str, str], texts: Texts) -> dict[str, str]:
 
 
 def _report(
-    results: Mapping[str, dict[str, Any]], samples: Mapping[str, str], output: Path
+    results: Mapping[str, dict[str, Any]],
+    samples: Mapping[str, str],
+    output: Path,
+    size: Size,
 ) -> None:
-    table = f"{comparison_table(results)}\n\n{measured_on(results['mft'])}"
+    trained = (
+        f"Trained {size.steps} steps of {_tokens_a_step():,} tokens, "
+        f"{results['mft']['data'][SPECIALIZED]['train_tokens']:,} tokens of specialized text, "
+        f"evaluated {size.evaluations} times on the way."
+    )
+    table = f"{comparison_table(results)}\n\n{trained} {measured_on(results['mft'])}"
     equal = equal_specialization(results["mft"], results["ft"])
     written = "\n".join(f"**{name}** … {text}\n" for name, text in samples.items())
     write_atomically(output / "results.md", f"{table}\n\n{equal}\n\n{written}")

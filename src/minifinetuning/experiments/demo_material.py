@@ -37,6 +37,7 @@ __all__ = [
     "gguf_file",
     "medline_documents",
     "medline_texts",
+    "unseen_wikipedia_texts",
     "wikipedia_documents",
     "wikipedia_texts",
 ]
@@ -76,6 +77,10 @@ WIKIPEDIA_MEMBER = "data/enwik8.gz"
 SHORTEST_ABSTRACT = 200  # characters
 SHORTEST_ARTICLE = 1_000  # characters of prose
 LONGEST_MARKUP = 20_000  # characters read of one article
+OPENING_MARKUP = 6_000  # characters read of one whose opening is enough
+OPENING = 1_200  # characters of prose, in whole sentences
+REFERENCE_ARTICLES = 900
+"""Articles of the text that the shipped reference was prepared on, see `docs/demo.md`."""
 
 _PAGE = re.compile(r"<title>(?P<title>[^<]*)</title>.*?<text[^>]*>(?P<markup>[^<]*)</text>", re.S)
 # A formula or a disambiguation leaves sentences with holes once its mark-up is gone.
@@ -184,7 +189,7 @@ def medline_documents(wheel: Path, limit: int | None = None) -> list[tuple[str, 
     return documents
 
 
-def wikipedia_texts(folder: Path, articles: int = 900) -> Path:
+def wikipedia_texts(folder: Path, articles: int = REFERENCE_ARTICLES) -> Path:
     """`wikipedia-{articles}.jsonl` in `folder`: the prose of that many English articles of 2006.
 
     The default gives about 6.2 MB, 1.4 M tokens. The few articles with too little prose are left
@@ -196,12 +201,56 @@ def wikipedia_texts(folder: Path, articles: int = 900) -> Path:
     return path
 
 
+def unseen_wikipedia_texts(folder: Path, articles: int = 600) -> Path:
+    """`wikipedia-unseen-{articles}.jsonl` in `folder`: the openings of that many other articles.
+
+    The reference was prepared on none of them, and none is long: a validation side of 12,000 tokens
+    holds some fifty of them.
+    """
+    path = folder / f"wikipedia-unseen-{articles}.jsonl"
+    if not path.exists():
+        _write_documents(unseen_documents(fetched(WIKIPEDIA_SDIST, folder), articles), path)
+    return path
+
+
+def unseen_documents(
+    sdist: Path, articles: int, seen: int = REFERENCE_ARTICLES
+) -> list[tuple[str, str]]:
+    """(text, source) of the openings of `articles` articles that `wikipedia_documents` of `seen`
+    articles does not give, spread evenly over the dump.
+    """
+    _demo_library("mwparserfromhell")
+    pages = list(_articles(sdist))
+    known = set(_spread(len(pages), seen))
+    others = [page for index, page in enumerate(pages) if index not in known]
+    documents = []
+    chosen = [others[index] for index in _spread(len(others), articles)]
+    for title, markup in tqdm(chosen, "stripping Wikipedia's mark-up", unit=" articles"):
+        text = prose(markup[:OPENING_MARKUP])
+        if len(text) >= SHORTEST_ARTICLE // 2:
+            documents.append((_opening(text), f"Wikipedia: {title}"))
+    return documents
+
+
+def _opening(text: str) -> str:
+    """The first `OPENING` characters of a longer text, up to the end of a sentence."""
+    if len(text) <= OPENING:
+        return text
+    end = max(text.rfind(". ", 0, OPENING), text.rfind(".\n", 0, OPENING))
+    return text[: end + 1] if end >= OPENING // 2 else text[:OPENING]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """`count` of the numbers below `total`, at even distances; all where there are no more."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
+
+
 def wikipedia_documents(sdist: Path, articles: int) -> list[tuple[str, str]]:
     """(text, source) of at most `articles` articles, spread evenly over the dump in `sdist`."""
     _demo_library("mwparserfromhell")
     pages = list(_articles(sdist))
-    count = min(articles, len(pages))
-    chosen = [pages[index * len(pages) // count] for index in range(count)]
+    chosen = [pages[index] for index in _spread(len(pages), articles)]
     documents = []
     for title, markup in tqdm(chosen, "stripping Wikipedia's mark-up", unit=" articles"):
         text = prose(markup)
