@@ -1,11 +1,7 @@
 """A cache holds what the starting model says, however it came to be whole."""
 
-import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -140,33 +136,20 @@ print(teacher.computed, flush=True)
 """
 
 
-def worker(folder: Path, dies_after: int):
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), str(dies_after)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def test_processes_share_the_work_and_take_over_from_one_that_is_killed(tmp_path):
+def test_processes_share_the_work_and_take_over_from_one_that_is_killed(forked, tmp_path):
+    folder = str(tmp_path / "store")
     with (
-        worker(tmp_path / "store", -1) as first,
-        worker(tmp_path / "store", -1) as second,
-        worker(tmp_path / "store", 2) as killed,
+        forked(WORKER, folder, "-1") as first,
+        forked(WORKER, folder, "-1") as second,
+        forked(WORKER, folder, "2") as killed,
     ):
         workers = (first, second, killed)
-        try:
-            for one in workers:
-                assert one.stdout.readline().strip() == "ready"
-            for one in workers:
-                one.stdin.write("go\n")
-                one.stdin.flush()
-            done = [one.communicate(timeout=60)[0].split() for one in workers]
-        finally:
-            for one in workers:
-                one.kill()
+        for one in workers:
+            assert one.stdout.readline().strip() == "ready"
+        for one in workers:
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        done = [one.finished().split() for one in workers]
     assert killed.returncode == -signal.SIGKILL
     assert done[2] == []
     shares = [int(done[0][0]), int(done[1][0])]

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -157,14 +155,14 @@ except InputError as error:
 """
 
 
-def test_where_no_byte_more_can_be_written_the_error_says_so_and_nothing_is_torn(tmp_path):
+def test_where_no_byte_more_can_be_written_the_error_says_so_and_nothing_is_torn(forked, tmp_path):
     folder = tmp_path / "store"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(folder)], capture_output=True, text=True, check=True
-    )
-    assert "no space left" in done.stdout
-    assert "1 of 2 parts are kept" in done.stdout
-    assert "--teacher_cache none" in done.stdout
+    with forked(FULL_DISK, str(folder)) as run:
+        said = run.finished()
+    assert run.returncode == 0
+    assert "no space left" in said
+    assert "1 of 2 parts are kept" in said
+    assert "--teacher_cache none" in said
     assert sorted(path.name for path in folder.iterdir()) == [
         "cache.json",
         "part-00000.safetensors",
@@ -190,28 +188,23 @@ with store.claimed(0) as mine:
 """
 
 
-def test_a_part_belongs_to_one_process_until_it_dies(tmp_path):
+def test_a_part_belongs_to_one_process_until_it_dies(forked, tmp_path):
     from minifinetuning.cache.contents import Contents
     from minifinetuning.cache.fingerprint import Fingerprint
     from minifinetuning.cache.kinds import columns
     from minifinetuning.cache.store import TeacherStore
 
     folder = tmp_path / "store"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
-    ) as other:
-        try:
-            assert other.stdout.readline().strip() == "True"
-            contents = Contents(
-                Fingerprint("hidden", "t", "w", "float32", "c"),
-                columns("hidden", 32, torch.float32),
-                (15, 15),
-            )
-            store = TeacherStore(folder, contents)
-            with store.claimed(0) as mine:
-                assert not mine
-        finally:
-            other.kill()
+    with forked(HOLDER, str(folder)) as other:
+        assert other.stdout.readline().strip() == "True"
+        contents = Contents(
+            Fingerprint("hidden", "t", "w", "float32", "c"),
+            columns("hidden", 32, torch.float32),
+            (15, 15),
+        )
+        store = TeacherStore(folder, contents)
+        with store.claimed(0) as mine:
+            assert not mine
     with store.claimed(0) as mine:
         assert mine
         store.write(0, [{"teacher_hidden": torch.zeros(15, 32)}] * 2)
