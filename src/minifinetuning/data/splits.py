@@ -25,7 +25,7 @@ class Split:
     """The two sides of a corpus, in the order of the split.
 
     Near-copies within the validation side are one document there: what they say counts once.
-    `held_out` are the identities of all its documents; the fronts of `cut` of them are for training.
+    `held_out` are the identities of all its documents; the fronts of `cut` of them are trained on.
     `left_out` are near-copies of them that are on neither side, and `passed_over` is the number of
     documents that are never trained on. `are_apart` is False where the text is little else than
     near-copies of one another, so that both sides have to hold some.
