@@ -78,3 +78,10 @@ def test_no_more_than_the_front_is_held():
     assert len(front.documents) == 10
     # Beside the front: the one just made, and the one before it, which the loop still names.
     assert most <= 12
+
+
+def test_the_end_of_each_document_counts(documents):
+    held = split_front(documents, 1, Extent(1000), end=50).documents
+    sizes = [len(document.text) + 50 for document in held]
+    assert held == in_order(documents, 1)[: len(held)]
+    assert sum(sizes[:-1]) < 1000 <= sum(sizes)

@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import numpy
 import pytest
@@ -94,3 +95,14 @@ def test_what_is_held_out_knows_its_copies():
     assert both.identities == ("a", "b", "c")
     assert numpy.array_equal(both.signatures, signatures(texts[:3]))
     assert len({both.digest, held_out.digest, HeldOut(("a", "c"), held_out.signatures).digest}) == 3
+
+
+def test_signatures_are_held_as_what_they_are():
+    """128 numbers of 4 bytes a document, also while they are made."""
+    signatures(["one text"])
+    tracemalloc.start()
+    rows = signatures(f"{number} is a short text of nine words each" for number in range(2000))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.shape == (2000, 128)
+    assert most < 2 * rows.nbytes

@@ -176,8 +176,8 @@ def test_the_front_alone_gives_the_split_of_all(
 ):
     fronts = []
 
-    def noted(*arguments):
-        fronts.append(reading_front(*arguments))
+    def noted(*arguments, **options):
+        fronts.append(reading_front(*arguments, **options))
         return fronts[-1]
 
     marks = Marks(end=0, openings=frozenset({1, 2}))

@@ -95,7 +95,8 @@ def decided(
     while True:
         extent = enough(settings.validation_tokens, train_tokens)
         read = tqdm(documents, "reading", unit=" documents", leave=False, disable=not progress)
-        front = split_front(read, settings.seed, extent.scaled(characters_per_token))
+        wanted = extent.scaled(characters_per_token)
+        front = split_front(read, settings.seed, wanted, end=characters_per_token)
         tokenized: list[TokenizedDocument] = []
         tokens = 0
         for batch in tokenized_batches(front.documents, tokenizer, progress):
@@ -110,7 +111,9 @@ def decided(
             # Characters in long tokens.
             characters_per_token *= 4
             continue
-        texts = (document.text for document in front.documents[: len(tokenized)])
+        # What lies behind is not needed any more, and is most of the memory held.
+        del front.documents[len(tokenized) :]
+        texts = (document.text for document in front.documents)
         found = _split(tokenized, signatures(texts), settings, held_out)
         if is_all or total_tokens(found.split.train) >= settings.tokens_to_train:
             return found
