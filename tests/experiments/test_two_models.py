@@ -45,6 +45,11 @@ def test_evaluate_and_train_say_the_same_to_the_last_digit(model_folder, texts, 
     assert trained["specialization"] > 1
     for name in ("reference", "tuned", "specialization", "degeneralization", "ratio", "intervals"):
         assert evaluated[name] == trained[name], name
+    words = ["--model", output, "--reference", output, "--output", figures]
+    assert run("evaluate", *texts, *words) == 0
+    evaluated = json.loads(figures.read_text())
+    assert (evaluated["specialization"], evaluated["degeneralization"]) == (0, 0)
+    assert evaluated["reference"] == trained["tuned"]
 
 
 def exchange_two_tokens(folder: Path) -> None:
