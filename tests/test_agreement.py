@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from minifinetuning.cli import main
 from minifinetuning.cli.parsing import parsed
-from minifinetuning.data import read_documents, split_documents, tokenize_documents, validation_only
+from minifinetuning.data import read_corpus
 from minifinetuning.experiments.compare import compare, comparison_of
 from minifinetuning.experiments.processes import in_this_process
 
@@ -79,23 +79,15 @@ def training(folder: Path, output: str) -> dict[str, object]:
     }
 
 
-def stream_of(documents: list[Any]) -> Iterator[tuple[int, int]]:
-    """(token, document) of all documents, one behind the other."""
-    for number, document in enumerate(documents):
-        for token in document.token_ids.tolist():
-            yield token, number
-
-
-def true_perplexity(model: Any, documents: list[Any], bos: int, eos: int) -> float:
+def true_perplexity(model: Any, stream: list[int], special: tuple[int, ...]) -> float:
     """exp of the mean over text positions, from transformers' own logits in float64."""
-    stream = list(stream_of(documents))
     nats, count = 0.0, 0
     for start in range(0, len(stream) - 1, LENGTH - 1):
-        tokens = torch.tensor([token for token, _ in stream[start : start + LENGTH]])
+        tokens = torch.tensor(stream[start : start + LENGTH])
         with torch.no_grad():
             predicted = model(input_ids=tokens[None]).logits[0].log_softmax(1)
         for place in range(1, len(tokens)):
-            if tokens[place] not in (bos, eos):
+            if tokens[place] not in special:
                 nats -= float(predicted[place - 1, tokens[place]])
                 count += 1
     return math.exp(nats / count)
@@ -135,10 +127,9 @@ def test_every_verb_gives_the_figures_that_transformers_gives(folder: Path) -> N
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     special = tokenizer.bos_token_id, tokenizer.eos_token_id
     for name, source in (("specialized", "data.jsonl"), ("general", "general.jsonl")):
-        documents = tokenize_documents(read_documents([str(folder / source)]).items, tokenizer)
-        held_out = validation_only(documents)
+        held_out = read_corpus([str(folder / source)], tokenizer, sequence_length=LENGTH)
+        stream = held_out.validation.stream.tolist()
         for side, place in (("reference", "model"), ("tuned", "adapted")):
             weights = AutoModelForCausalLM.from_pretrained(folder / place, dtype=torch.float64)
-            true = true_perplexity(weights.eval(), held_out, *special)
+            true = true_perplexity(weights.eval(), stream, special)
             assert trained[side][f"{name}_perplexity"] == pytest.approx(true, rel=1e-6)
-    assert split_documents(documents).validation == held_out
