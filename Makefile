@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mft demo $(DEMO_OPTIONS)
 
 test: lint
-	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

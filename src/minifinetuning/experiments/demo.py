@@ -131,7 +131,7 @@ def _tokens_a_step() -> int:
 
 def _size(reference: str, steps: int | None, seconds: float) -> tuple[Size, str]:
     """How large the demo is to be on this machine, and the line that says so."""
-    speed = measured_speed(reference, SEQUENCE_LENGTH)
+    speed = measured_speed(reference, SEQUENCE_LENGTH // 2)
     size, taken = demo_size(speed, seconds - SAMPLES_SECONDS, _tokens_a_step(), steps)
     return size, said(size, speed, taken, _tokens_a_step())
 
