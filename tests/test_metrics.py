@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import astuple, replace
-from statistics import NormalDist
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from minifinetuning.metrics import (
     changes,
     degeneralization,
     difference,
+    inflation,
     mean_changes,
     perplexity,
     ratio,
     specialization,
-    tail_of,
 )
 
 
@@ -32,6 +31,14 @@ def two_sequences(changes_per_token, tokens=(10, 30)):
     pairs = zip(reference, changes_per_token, tokens, strict=True)
     tuned = [total + change * count for total, change, count in pairs]
     return losses(reference, list(tokens)), losses(tuned, list(tokens))
+
+
+def many_sequences(changes_per_token, copies=20):
+    """`two_sequences` so many times."""
+    return tuple(
+        SequenceLosses(side.negative_log_likelihood.repeat(copies), side.tokens.repeat(copies))
+        for side in two_sequences(changes_per_token)
+    )
 
 
 def simulated(generator, change, noise=0.05, count=60):
@@ -88,13 +95,28 @@ def test_point_estimates_are_of_all_sequences_together():
     assert change.ratio == pytest.approx(change.degeneralization / change.specialization)
 
 
+def inflated(middle, value, count):
+    """As far from the middle as Student's t asks, from a table: 12.706 of one, 4.303 of two."""
+    t = {2: 12.706, 3: 4.303}[count]
+    return middle + math.sqrt(count / (count - 1)) * t / 1.95996 * (value - middle)
+
+
 def test_the_interval_of_two_sequences_by_hand():
     # A resample is the first twice, both, or the second twice, in odds of 1 : 2 : 1.
     change = changes(two_sequences((-0.1, -0.3)), two_sequences((0.04, 0.08)))
-    ends = [100 * (1 - math.exp(-0.1)), 100 * (1 - math.exp(-0.3))]
-    assert change.specialization_interval == pytest.approx(ends)
-    ends = [100 * (math.exp(0.04) - 1), 100 * (math.exp(0.08) - 1)]
-    assert change.degeneralization_interval == pytest.approx(ends)
+    ends = [100 * (1 - math.exp(inflated(-0.25, shift, 2))) for shift in (-0.1, -0.3)]
+    assert change.specialization_interval == pytest.approx(ends, rel=1e-4)
+    ends = [100 * math.expm1(inflated(0.07, shift, 2)) for shift in (0.04, 0.08)]
+    assert change.degeneralization_interval == pytest.approx(ends, rel=1e-4)
+
+
+def test_of_one_sequence_nothing_is_known():
+    pair = losses([30.0], [10]), losses([29.0], [10])
+    change = changes(pair, two_sequences((0.04, 0.08)))
+    assert change.specialization == pytest.approx(100 * (1 - math.exp(-0.1)))
+    assert change.specialization_interval == change.ratio_interval == (-math.inf, math.inf)
+    found = difference(([pair], None), ([pair], None))
+    assert found.specialization_interval == (-math.inf, math.inf)
 
 
 def test_a_narrow_level_is_the_middle_of_the_resamples():
@@ -104,11 +126,11 @@ def test_a_narrow_level_is_the_middle_of_the_resamples():
 
 
 def test_specialized_and_general_text_are_drawn_independently():
-    # With draws in common the general change would be minus the specialized one in every resample.
-    pair = two_sequences((-0.1, -0.3))
+    # With draws in common the ratio would be -1 in every resample.
+    pair = many_sequences((-0.1, -0.3))
     low, high = changes(pair, pair).ratio_interval
-    assert low < -2
-    assert -0.5 < high < 0
+    assert low < -1.1
+    assert -0.9 < high < 0
 
 
 def test_without_general_text_there_is_no_ratio():
@@ -129,12 +151,15 @@ def test_identical_models_changed_by_exactly_nothing():
 def test_the_ratio_is_unbounded_where_specialization_may_be_zero(specialized):
     change = changes(two_sequences(specialized), two_sequences((0.04, 0.08)))
     assert change.ratio_interval == (-math.inf, math.inf)
-    assert math.isfinite(change.ratio)
+    assert math.isfinite(change.ratio) == (change.specialization > 0)
 
 
-def test_the_ratio_of_a_model_that_got_worse_is_bounded_and_negative():
-    low, high = changes(two_sequences((0.1, 0.2)), two_sequences((0.04, 0.08))).ratio_interval
-    assert -math.inf < low < high < 0
+def test_a_model_that_got_worse_has_no_ratio():
+    change = changes(many_sequences((0.1, 0.2)), many_sequences((-0.04, -0.08)))
+    assert change.specialization_interval[1] < 0
+    assert math.isnan(change.ratio)
+    assert change.ratio_interval == (-math.inf, math.inf)
+    assert math.isnan(ratio(-10.0, -300.0))
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
@@ -169,7 +194,7 @@ def of_documents(generator, sequences, documents=24, change=-0.1, alike=0.05, no
 
 
 @pytest.mark.parametrize("sequences", [1, 2, 4, 16])
-@pytest.mark.parametrize("documents", [24, 60])
+@pytest.mark.parametrize("documents", [2, 3, 5, 24, 60])
 def test_intervals_hold_the_truth_whatever_a_documents_length(sequences, documents):
     generator = torch.Generator().manual_seed(sequences)
     true, trials, held = 100 * (1 - math.exp(-0.1)), 300, 0
@@ -185,8 +210,9 @@ def test_a_sequence_belongs_to_its_documents_by_tokens():
     documents = torch.tensor([0, 0, 1])
     reference = replace(losses([30.0, 10.0, 60.0], [10, 5, 20]), documents=documents)
     tuned = replace(losses([29.0, 9.0, 56.0], [10, 5, 20]), documents=documents)
-    ends = [100 * (1 - math.exp(-shift)) for shift in (2 / 15, 4 / 20)]
-    assert changes((reference, tuned), None).specialization_interval == pytest.approx(ends)
+    ends = [100 * (1 - math.exp(inflated(-6 / 35, -shift, 2))) for shift in (2 / 15, 4 / 20)]
+    found = changes((reference, tuned), None).specialization_interval
+    assert found == pytest.approx(ends, rel=1e-4)
     assert reference.document_count == 2
 
 
@@ -207,13 +233,15 @@ def test_parts_without_a_token_are_drawn_by_nobody():
     assert changes(longer, None) == changes(pair, None)
 
 
-@pytest.mark.parametrize(("count", "t"), [(5, 2.776), (12, 2.201), (24, 2.069), (200, 1.972)])
-def test_few_units_take_less_from_the_tails(count, t):
+@pytest.mark.parametrize(
+    ("count", "t"),
+    [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776), (12, 2.201), (24, 2.069), (200, 1.972)],
+)
+def test_few_units_are_taken_to_differ_more_than_they_do(count, t):
     # Quantiles of Student's t with count - 1 degrees of freedom, from a table.
-    normal = NormalDist().cdf(-math.sqrt(count / (count - 1)) * t)
-    assert tail_of(count, 0.95) == pytest.approx(normal, abs=2e-4)
-    assert tail_of(10**6, 0.95) == pytest.approx(0.025, rel=1e-3)
-    assert tail_of(1, 0.95) == 0
+    expected = math.sqrt(count / (count - 1)) * t / 1.95996
+    assert inflation(count, 0.95) == pytest.approx(expected, rel=0.01)
+    assert inflation(10**6, 0.95) == pytest.approx(1, rel=1e-4)
 
 
 def test_the_same_sequences_of_other_documents_are_refused():
@@ -316,12 +344,17 @@ def paired_by_hand(theirs, ours, generator, resamples=2000):
         for picks in torch.randint(count, (resamples, count), generator=generator).tolist():
             changed = []
             for reference, tuned in (one, other):
-                before, after = (
-                    sum(float(side.negative_log_likelihood[i]) for i in picks)
-                    / sum(int(side.tokens[i]) for i in picks)
-                    for side in (reference, tuned)
+                drawn, whole = (
+                    sum(
+                        float(tuned.negative_log_likelihood[i])
+                        - float(reference.negative_log_likelihood[i])
+                        for i in those
+                    )
+                    / sum(int(tuned.tokens[i]) for i in those)
+                    for those in (picks, range(count))
                 )
-                changed.append(sign * 100 * (math.exp(after - before) - 1))
+                moved = whole + inflation(count, 0.95) * (drawn - whole)
+                changed.append(sign * 100 * (math.exp(moved) - 1))
             draws[kind].append(changed)
     pairs = list(zip(draws["s"], draws["dg"], strict=True))
     return (
@@ -345,9 +378,8 @@ def test_a_difference_is_taken_on_the_same_resamples():
         draws,
         strict=True,
     ):
-        tail = tail_of(12, 0.95)
         bounds = torch.tensor(by_hand, dtype=torch.float64).quantile(
-            torch.tensor([tail, 1 - tail], dtype=torch.float64)
+            torch.tensor([0.025, 0.975], dtype=torch.float64)
         )
         assert interval == pytest.approx(bounds.tolist(), rel=1e-9)
 
@@ -376,8 +408,8 @@ def test_a_method_differs_from_itself_by_nothing():
 
 
 def test_the_difference_of_a_ratio_is_unbounded_where_either_is():
-    sure = [two_sequences((-0.1, -0.3))], [two_sequences((0.04, 0.08))]
-    unsure = [two_sequences((-0.1, 0.1))], [two_sequences((0.04, 0.08))]
+    sure = [many_sequences((-0.1, -0.3))], [many_sequences((0.04, 0.08))]
+    unsure = [many_sequences((-0.1, 0.033))], [many_sequences((0.04, 0.08))]
     for sides in ((sure, unsure), (unsure, sure)):
         assert difference(*sides).ratio_interval == (-math.inf, math.inf)
     assert math.isfinite(difference(sure, sure).ratio_interval[0])

@@ -194,7 +194,7 @@ def measurements(
     if GENERAL in scores:
         lost = degeneralization(reference[GENERAL].perplexity, scores[GENERAL].perplexity)
         values["degeneralization"] = lost
-        if gained:
+        if gained > 0:
             values["ratio"] = ratio(lost, gained)
     return values
 

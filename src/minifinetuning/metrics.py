@@ -22,11 +22,11 @@ __all__ = [
     "changes",
     "degeneralization",
     "difference",
+    "inflation",
     "mean_changes",
     "perplexity",
     "ratio",
     "specialization",
-    "tail_of",
 ]
 
 _PICKS = 1 << 22
@@ -88,8 +88,9 @@ class SequenceLosses:
 class Change:
     """S, DG (both in %) and DG/S of one tuned model, each with its confidence interval.
 
-    DG and the ratio are None where there is no general text. A bound of the ratio is infinite
-    where S is not clearly different from zero.
+    DG and the ratio are None where there is no general text; the ratio is nan where S is not above
+    zero. A bound is infinite where nothing is known: of the ratio where S is not clearly above
+    zero, of all where the text is one sequence.
     """
 
     specialization: float
@@ -101,7 +102,7 @@ class Change:
 
     @property
     def has_bounded_ratio(self) -> bool:
-        """Whether S is clearly different from zero, so that DG/S is known at all."""
+        """Whether S is clearly above zero, so that DG/S is known at all."""
         return self.ratio_interval is not None and math.isfinite(self.ratio_interval[0])
 
 
@@ -128,8 +129,8 @@ def degeneralization(reference_perplexity: float, tuned_perplexity: float) -> fl
 
 
 def ratio(degeneralization: float, specialization: float) -> float:
-    """DG / S: what a percent of specialization cost in general perplexity; nan where S = 0."""
-    return degeneralization / specialization if specialization != 0 else math.nan
+    """DG / S: what a percent of specialization cost; nan where nothing was gained (S <= 0)."""
+    return degeneralization / specialization if specialization > 0 else math.nan
 
 
 def changes(
@@ -145,7 +146,7 @@ def changes(
     A resample draws n of the n validation documents with replacement (of one document alone, of its
     sequences) and takes the *same* ones for the reference and for the tuned model, so that how hard
     a document is cancels; specialized and general text are drawn independently. The interval is the
-    central `level` of the resamples, widened for small n: see `tail_of`.
+    central `level` of the resamples, each as far from the middle as `inflation` says.
     """
     pairs = None if general is None else [general]
     return mean_changes([specialized], pairs, level=level, resamples=resamples, seed=seed)
@@ -164,7 +165,8 @@ def mean_changes(
     DG/S is that of the means. A resample draws runs as well, with replacement and the same ones for
     both texts, so that an interval also says how much one run differs from the next.
     """
-    return _mean_change(specialized, general, _draws(specialized, general, resamples, seed), level)
+    draws = _draws(specialized, general, level, resamples, seed)
+    return _mean_change(specialized, general, draws, level)
 
 
 def difference(
@@ -186,19 +188,18 @@ def difference(
     """
     _require_comparable(theirs, ours)
     (s, dg), (other_s, other_dg) = draws = [
-        _draws(*side, resamples, seed) for side in (theirs, ours)
+        _draws(*side, level, resamples, seed) for side in (theirs, ours)
     ]
     one, other = _mean_change(*theirs, draws[0], level), _mean_change(*ours, draws[1], level)
-    tails = _tails(*theirs, level)
     dg_interval = ratio_interval = None
     if dg is not None and other_dg is not None:
-        dg_interval = _interval(dg - other_dg, tails.general)
+        dg_interval = _interval(dg - other_dg, level)
         ratio_interval = -math.inf, math.inf
         if one.has_bounded_ratio and other.has_bounded_ratio:
-            ratio_interval = _interval(dg / s - other_dg / other_s, tails.both)
+            ratio_interval = _interval(dg / s - other_dg / other_s, level)
     return Change(
         specialization=one.specialization - other.specialization,
-        specialization_interval=_interval(s - other_s, tails.specialized),
+        specialization_interval=_interval(s - other_s, level),
         degeneralization=_less(one.degeneralization, other.degeneralization),
         degeneralization_interval=dg_interval,
         ratio=_less(one.ratio, other.ratio),
@@ -211,8 +212,7 @@ def _mean_change(
 ) -> Change:
     """Means over the runs, with the intervals of their draws."""
     s_draws, dg_draws = draws
-    tails = _tails(specialized, general, level)
-    s_interval = _interval(s_draws, tails.specialized)
+    s_interval = _interval(s_draws, level)
     s = _mean([specialization(one.perplexity, two.perplexity) for one, two in specialized])
     if general is None or dg_draws is None:
         return Change(s, s_interval, None, None, None, None)
@@ -221,12 +221,12 @@ def _mean_change(
         specialization=s,
         specialization_interval=s_interval,
         degeneralization=dg,
-        degeneralization_interval=_interval(dg_draws, tails.general),
+        degeneralization_interval=_interval(dg_draws, level),
         ratio=ratio(dg, s),
-        # Unbounded where S may be zero.
+        # Unbounded where nothing may have been gained.
         ratio_interval=(-math.inf, math.inf)
-        if s_interval[0] <= 0 <= s_interval[1]
-        else _interval(dg_draws / s_draws, tails.both),
+        if s_interval[0] <= 0
+        else _interval(dg_draws / s_draws, level),
     )
 
 
@@ -249,7 +249,7 @@ def _require_comparable(
 
 
 def _draws(
-    specialized: Pairs, general: Pairs | None, resamples: int, seed: int
+    specialized: Pairs, general: Pairs | None, level: float, resamples: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """(resamples,) of S and of DG in %: the same resamples for as many runs on the same texts."""
     generator = torch.Generator().manual_seed(seed)
@@ -257,10 +257,10 @@ def _draws(
     drawn_runs = torch.zeros(resamples, 1, dtype=torch.long)
     if runs > 1:
         drawn_runs = torch.randint(runs, (resamples, runs), generator=generator)
-    s_draws = -_resampled_change(specialized, drawn_runs, generator)
+    s_draws = -_resampled_change(specialized, level, drawn_runs, generator)
     if general is None:
         return s_draws, None
-    return s_draws, _resampled_change(general, drawn_runs, generator)
+    return s_draws, _resampled_change(general, level, drawn_runs, generator)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -269,18 +269,22 @@ def _mean(values: Sequence[float]) -> float:
 
 def _resampled_change(
     pairs: Pairs,
+    level: float,
     drawn_runs: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """(resamples,) of 100 * (PPL_tuned - PPL_ref) / PPL_ref over paired resamples, in %.
 
-    `drawn_runs` (resamples, k) are the pairs whose mean a resample is.
+    `drawn_runs` (resamples, k) are the pairs whose mean a resample is. Of one unit nothing can be
+    said: every resample is nan.
     """
     reference = pairs[0][0]
     if any(not losses.is_of_the_same(reference) for pair in pairs for losses in pair):
         raise ValueError("reference and tuned losses are not of the same sequences")
     units = reference.resampled
-    count, resamples = _unit_count(reference), len(drawn_runs)
+    count, resamples = int(units.max()) + 1, len(drawn_runs)
+    if count < 2:
+        return torch.full((resamples,), math.nan, dtype=torch.float64)
 
     def by_unit(values: Tensor) -> Tensor:
         sums = torch.zeros(count, dtype=torch.float64)
@@ -293,53 +297,49 @@ def _resampled_change(
             for reference, tuned in pairs
         ]
     )
+    middle = (grown.sum(1) / tokens.sum())[:, None]
     by_run = []
     # In pieces: all picks of 2,000 resamples of many documents would fill the memory.
     for piece in torch.arange(resamples).split(max(1, _PICKS // count)):
         picks = torch.randint(count, (len(piece), count), generator=generator)
         means = grown[:, picks].sum(2) / tokens[picks].sum(1)
+        means = middle + inflation(count, level) * (means - middle)
         by_run.append(100 * torch.expm1(means))
     return torch.cat(by_run, 1).gather(0, drawn_runs.T).mean(0)
 
 
-def _unit_count(losses: SequenceLosses) -> int:
-    return int(losses.resampled.max()) + 1
+def inflation(count: int, level: float) -> float:
+    """How much farther from the middle a resample of `count` units is taken to be than it came out.
 
+        sqrt(n / (n - 1)) * t / z
 
-@dataclass(frozen=True)
-class _Tails:
-    """The share of the resamples that is left out at either end."""
-
-    specialized: float
-    general: float
-    both: float
-
-
-def _tails(specialized: Pairs, general: Pairs | None, level: float) -> _Tails:
-    own = _unit_count(specialized[0][0])
-    other = own if general is None else _unit_count(general[0][0])
-    return _Tails(tail_of(own, level), tail_of(other, level), tail_of(min(own, other), level))
-
-
-def tail_of(count: int, level: float) -> float:
-    """The share of resamples left out at either end, for a central `level` from `count` units.
-
-        Phi(-sqrt(n / (n - 1)) * t),    t the quantile of Student's t with n - 1 degrees of freedom
-
-    A bootstrap of few units is too narrow: it divides by n where n - 1 is due, and knows no more
-    of the spread than they tell. This takes from its tails what brings a normal mean to its level
-    (the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
-    Bootstrap", 2015). Close to (1 - level) / 2 for large n.
+    t and z are the quantiles of Student's t (n - 1 degrees of freedom) and of the normal
+    distribution that leave `level` between them and their negatives. A bootstrap of few units is
+    too narrow: it divides by n where n - 1 is due, knows no more of the spread than they tell, and
+    never leaves their range. This brings a normal mean to its level. It is 1 for large n.
     """
-    if count < 2:
-        return 0.0
     freedom = count - 1
     z = NormalDist().inv_cdf((1 + level) / 2)
-    # Fisher's expansion of t's quantile: within 2 % of the truth from 4 degrees of freedom on.
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return NormalDist().cdf(-math.sqrt(count / freedom) * t)
+    if freedom == 1:
+        t = math.tan(math.pi * level / 2)
+    elif freedom == 2:
+        t = level * math.sqrt(2 / (1 - level**2))
+    else:
+        # Fisher's expansion of the quantile: within 1 % of the truth from 3 degrees of freedom on.
+        terms = (
+            z,
+            (z**3 + z) / 4,
+            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        )
+        t = sum(term / freedom**power for power, term in enumerate(terms))
+    return math.sqrt(count / freedom) * t / z
 
 
-def _interval(draws: Tensor, tail: float) -> Interval:
+def _interval(draws: Tensor, level: float) -> Interval:
+    """The central `level` of the draws; unbounded where they are nan."""
+    if draws.isnan().any():
+        return -math.inf, math.inf
+    tail = (1 - level) / 2
     low, high = torch.quantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
     return low, high

@@ -6,7 +6,13 @@ from minifinetuning.experiments.paper.tables import table_reports
 
 
 def result(gained, lost):
-    return {"specialization": gained, "degeneralization": lost, "ratio": lost / gained}
+    return {
+        "specialization": gained,
+        "degeneralization": lost,
+        "ratio": lost / gained,
+        "intervals": {"level": 0.95},
+        "validation": {"specialized": {"documents": 30, "sequences": 9, "tokens": 900}},
+    }
 
 
 def cells_of(line):
@@ -17,7 +23,8 @@ def test_ours_stand_beside_the_published_values_with_the_difference():
     plan = plan_of(table=3, model="OpenELM 270M")
     mft = paper_cell("OpenELM 270M", "MFT", "Pile of Law")
     text = table_reports(plan.rows, {mft: result(12.04, 0.26)})[3]
-    heading, _, header, _, *rows = text.splitlines()
+    heading, _, header, _, *rows, _, said = text.splitlines()
+    assert said.startswith("Pile of Law: Measured on 30 documents of specialized text")
     assert heading == "Table 3: 1 of 4 rows are done."
     assert cells_of(header)[3:6] == ["S % ours", "published", "difference"]
     assert cells_of(rows[3]) == [
@@ -35,7 +42,7 @@ def test_ours_stand_beside_the_published_values_with_the_difference():
 def test_a_ratio_that_was_not_published_has_no_difference():
     plan = plan_of(table=10, model="Minitron 4B", dataset="OpenWebMath", method="IA3")
     cell = plan.cells[0]
-    (row,) = table_reports(plan.rows, {cell: result(0.5, 0.1)})[10].splitlines()[4:]
+    (row, *_) = table_reports(plan.rows, {cell: result(0.5, 0.1)})[10].splitlines()[4:]
     assert cells_of(row)[-3:] == ["0.20", "", ""]
 
 
