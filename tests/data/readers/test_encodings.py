@@ -1,9 +1,27 @@
+# ruff: noqa: RUF001
 import pytest
 
 from minifinetuning.data import DocumentStream, read_documents
 from minifinetuning.errors import InputError
 
 GERMAN = "Die Prüfung größerer Geräte erfolgt jährlich, auch am Café „Süd“.\n"
+ENGLISH = "The pump must be checked before each use. Refer to the table for the limits. " * 60
+SIGNS = [
+    "25 °C.\n",
+    "5 m² ± 3 %\n",
+    "£5 and €6\n",
+    "“stop” – don’t\n",
+    "a 5 µm filter, ½ full\n",
+    "São Paulo\n",
+    "§ 8\n",
+    "— he was\n",
+    "Menière\n",
+    "a radical (•NO)\n",
+    "Gödel\n",
+]
+CZECH = "Když jsme přišli domů, bylo už pozdě. Paní učitelka řekla, že zítra bude prázdno.\n"
+HUNGARIAN = "A kertben sok szép virág nyílik, de az őszi eső elmosta az ösvényt a tűz mellett.\n"
+GREEK = "Η Ελλάδα είναι μια όμορφη χώρα. Άνοιξη και καλοκαίρι ο ήλιος λάμπει. Ήταν έξι.\n"
 RUSSIAN = "Привет, это руководство. Сотрудники обязаны соблюдать правила.\n"
 
 
@@ -21,6 +39,18 @@ RUSSIAN = "Привет, это руководство. Сотрудники о�
         ("A long text in English. " * 5000 + "One café.\n", "cp1252", "cp1252"),
         ("Não há solução: a informação\n", "cp1252", "cp1252"),
         ("Zażółć gęślą jaźń, pracownicy są zobowiązani.\n", "cp1250", "cp1250"),
+        # A few signs in a text that is ASCII for the most part are those of Windows in the west.
+        *((ENGLISH + signs, "cp1252", "cp1252") for signs in SIGNS),
+        ("Åsa går på gatan, här är öl å ä ö.\n", "cp1252", "cp1252"),
+        ("Le cœur de la sœur bat. Où êtes-vous, ça ?\n", "iso8859_15", "iso8859-15"),
+        (CZECH, "cp1250", "cp1250"),
+        (CZECH, "iso8859_2", "iso8859-2"),
+        (HUNGARIAN, "iso8859_2", "cp1250"),
+        ("Güneşli bir gün, çocuklar oynuyordu. Ağaçların altında kuşlar.\n", "cp1254", "cp1254"),
+        (GREEK, "iso8859_7", "iso8859-7"),
+        (GREEK, "cp1253", "cp1253"),
+        ("“Don’t go,” she said – it’s a café. " * 9, "mac_roman", "mac-roman"),
+        ("すべての社員は規則を守ること。これは手引きである。\n", "euc_jp", "euc-jp"),
         (RUSSIAN, "cp1251", "cp1251"),
         (RUSSIAN, "koi8_r", "koi8-r"),
         (
@@ -58,3 +88,46 @@ def test_what_is_no_text_is_named_with_its_reason(content, reason, tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.txt \({reason}\)"):
         read_documents([str(path)])
+
+
+def test_what_is_unsure_is_said_to_be_so(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("Noć.".encode("cp1250"))
+    stream = DocumentStream([str(path)])
+    assert len([*stream]) == 1
+    assert "perhaps wrongly: look at its letters" in stream.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("front", "encoding", "text", "said"),
+    [
+        ('<meta charset="windows-1251">', "cp1251", "Ёж", "cp1251"),
+        ("<META charset = shift_jis>", "shift_jis", "猫", "cp932"),
+        ("<meta charset='iso-8859-1'>", "cp1252", "“São”", "cp1252"),
+        (
+            '<meta http-equiv="Content-Type" content="text/html; charset=iso-8859-2">',
+            "iso8859_2",
+            "Noć",
+            "iso8859-2",
+        ),
+        ('<?xml version="1.0" encoding="iso-8859-7"?>', "iso8859_7", "Άρα", "iso8859-7"),
+        ('<meta charset="iso-2022-jp">', "iso2022_jp", "猫", "iso2022-jp"),
+        # What does not hold, or is unknown, is passed over.
+        ('<meta charset="utf-8">', "cp1252", "für Größe", None),
+        ('<meta charset="klingon">', "cp1252", "für Größe", None),
+        ('<meta charset="iso-8859-1">', "utf-8", "für Größe", None),
+        ('<meta charset="base64">', "utf-8", "für Größe", None),
+    ],
+)
+def test_a_page_says_its_encoding_itself(front, encoding, text, said, tmp_path):
+    path = tmp_path / "a.html"
+    path.write_bytes(f"{front}<p>{text}</p>".encode(encoding))
+    stream = DocumentStream([str(path)])
+    assert [document.text for document in stream] == [text]
+    assert not said or stream.notes == [f"read as {said}, as it says itself: {path}"]
+
+
+def test_what_a_text_says_of_encodings_is_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes('<meta charset="cp1251">für die Größe'.encode("cp1252"))
+    assert next(iter(DocumentStream([str(path)]))).text.endswith("Größe")

@@ -6,7 +6,6 @@ from pathlib import Path
 from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind
 from minifinetuning.data.readers.arrow import dataset_texts, parquet_texts
 from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows
-from minifinetuning.data.readers.encodings import UTF_8
 from minifinetuning.data.readers.json_rows import json_lines_rows, json_rows
 from minifinetuning.data.readers.mail import mail_text, mailbox_texts
 from minifinetuning.data.readers.markdown import markdown_text
@@ -48,7 +47,8 @@ def place_texts(
 def _page_text(path: Path, ending: str, note: Note) -> str:
     if ending == ".eml":
         return mail_text(path)
-    content = whole_text(path, _encoding(path, note))
+    is_page = _PAGES.get(ending) is visible_text
+    content = whole_text(path, text_encoding(path, note, is_page))
     if ending == ".ipynb":
         return notebook_text(content, printable(path))
     if ending in CODE_ENDINGS and len(content) > _WIDEST_CODE * (content.count("\n") + 1):
@@ -62,7 +62,7 @@ def _table_texts(path: Path, ending: str, text_field: str | None, note: Note) ->
         return parquet_texts(path, text_field, note)
     if ending == ".mbox":
         return mailbox_texts(path)
-    encoding = _encoding(path, note)
+    encoding = text_encoding(path, note)
     if ending == ".json":
         rows, column = json_rows(whole_text(path, encoding), name, text_field, note)
         return row_texts(lambda: rows, name, column, note)
@@ -76,10 +76,3 @@ def _table_texts(path: Path, ending: str, text_field: str | None, note: Note) ->
     return row_texts(
         lambda: csv_rows(text_lines(path, encoding), name, delimiter), name, text_field, note
     )
-
-
-def _encoding(path: Path, note: Note) -> str:
-    encoding = text_encoding(path)
-    if encoding != UTF_8:
-        note(f"read as {encoding.replace('_', '-')}, as which it was recognised")
-    return encoding

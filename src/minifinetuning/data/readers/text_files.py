@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from minifinetuning.data.readers.encodings import UTF_8, guessed_encoding, marked_encoding
+from minifinetuning.data.readers.encodings import (
+    UTF_8,
+    declared_encoding,
+    guessed_encoding,
+    marked_encoding,
+)
+from minifinetuning.data.readers.tables import Note
 from minifinetuning.data.readers.unreadable import UnreadableError
 
 LONGEST_PAGE = 256 << 20
@@ -19,31 +25,43 @@ LONGEST_LINE = 64 << 20
 
 _CHUNK = 1 << 16
 """Bytes that are looked at together."""
+_HEAD = 1 << 12
+"""Bytes of a page within which it may say its encoding."""
 _SAMPLE = 1 << 18
 """Bytes, from the first that are no UTF-8 on, by which an encoding is guessed."""
 
 
-def text_encoding(path: Path) -> str:
+def text_encoding(path: Path, note: Note = lambda _: None, is_page: bool = False) -> str:
     """How the file is encoded, read once through to its end: by its mark, as UTF-8, or guessed.
 
-    Raises UnreadableError where it is no text, before any of it is used.
+    What an HTML page says itself (`is_page`) is taken where it decodes the page. Notes what is not
+    UTF-8. Raises UnreadableError where it is no text, before any of it is used.
     """
     with _opened(path) as file:
         front = file.read(_CHUNK)
         marked = marked_encoding(front)
+        declared = declared_encoding(front[:_HEAD]) if is_page and marked is None else None
         encoding = marked or UTF_8
         sample, is_foreign = _undecodable(file, front, encoding)
-    if not sample:
-        return encoding
-    if marked is not None or not is_foreign or _is_mostly_utf_8(sample):
-        raise UnreadableError(f"damaged {encoding.removesuffix('_sig').replace('_', '-').upper()}")
-    guessed = guessed_encoding(sample)
-    if guessed is not None:
-        with _opened(path) as file:
-            rest, _ = _undecodable(file, file.read(_CHUNK), guessed)
-    if guessed is None or rest:
-        raise UnreadableError("in no encoding that could be recognised")
-    return guessed
+    name, how = encoding, "as which it was recognised"
+    # What is UTF-8 throughout is so, whatever it says, unless it is said to be in 7 bits.
+    if declared and (sample or declared.startswith("iso2022")) and _decodes(path, declared):
+        sample, name, how = b"", declared, "as it says itself"
+    if sample:
+        if marked is not None or not is_foreign or _is_mostly_utf_8(sample):
+            raise UnreadableError(
+                f"damaged {encoding.removesuffix('_sig').replace('_', '-').upper()}"
+            )
+        guess = guessed_encoding(sample)
+        if guess is None or not _decodes(path, guess.encoding):
+            raise UnreadableError("in no encoding that could be recognised")
+        name = guess.encoding
+        how = (
+            how if guess.is_sure else "perhaps wrongly: look at its letters, or convert it to UTF-8"
+        )
+    if name != UTF_8:
+        note(f"read as {name.replace('_', '-')}, {how}")
+    return name
 
 
 def whole_text(path: Path, encoding: str) -> str:
@@ -86,6 +104,12 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
                     "is it a table with a row a line?"
                 )
             yield line
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    """Whether all of the file is text in this encoding."""
+    with _opened(path) as file:
+        return not _undecodable(file, file.read(_CHUNK), encoding)[0]
 
 
 def _undecodable(file: IO[bytes], front: bytes, encoding: str) -> tuple[bytes, bool]:
