@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from minifinetuning.cli import main
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.data import read_corpus
+from minifinetuning.experiments import blend
 from minifinetuning.experiments.compare import compare, comparison_of
 from minifinetuning.experiments.processes import in_this_process
+from minifinetuning.models.stored_weights import stored_dtype
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -66,10 +69,9 @@ def words(folder: Path, verb: str, **options: object) -> list[str]:
     return [verb, *(str(word) for name, value in pairs for word in (f"--{name}", value))]
 
 
-def training(folder: Path, output: str) -> dict[str, object]:
+def training(folder: Path) -> dict[str, object]:
     return {
         "model": folder / "model",
-        "output_dir": folder / output,
         "max_steps": 6,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,
@@ -100,29 +102,74 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, name, lambda: False)
 
 
+def run(folder: Path, verb: str, output: str, **options: object) -> dict[str, Any]:
+    """The figures that a verb writes to `output`."""
+    place = folder / output
+    name = "output" if verb == "evaluate" else "output_dir"
+    assert main(words(folder, verb, **{name: place}, **options)) == 0
+    figures: dict[str, Any] = json.loads(
+        (place if verb == "evaluate" else place / "metrics.json").read_text()
+    )
+    return figures
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """To the last digit."""
+    assert {name: one[name] for name in FIGURES} == {name: other[name] for name in FIGURES}
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_checkpoint_in_bfloat16_has_the_same_figures_in_every_verb(
+    folder: Path, dtype: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16)
+    model.save_pretrained(folder / "model")
+    held = {} if dtype is None else {"dtype": dtype}
+    trained = run(folder, "train", "adapted", **training(folder), **held)
+    assert trained["specialization"] > 1
+    pair = {"reference": folder / "model", **held}
+    same(run(folder, "evaluate", "evaluated.json", model=folder / "adapted", **pair), trained)
+    # The point between the two, whose weights no dtype but float32 holds as they are.
+    monkeypatch.setattr(blend, "best_point", lambda points, budget: points[1])
+    line = {**pair, "tuned": folder / "adapted", "coefficients": 0.5}
+    blended = run(folder, "blend", "blended", **line)
+    same(blended["points"][-1], trained)
+    assert blended["coefficient"] == 0.5
+    same(run(folder, "evaluate", "again.json", model=folder / "blended", **pair), blended)
+    for place in ("adapted", "blended"):
+        assert stored_dtype(str(folder / place)) == torch.bfloat16
+
+
+def test_a_run_that_starts_from_an_adapter_has_the_figures_of_evaluate(folder: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folder / "model")
+    adapter = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, adapter)
+    adapted.save_pretrained(folder / "start")
+    options = training(folder) | {"model": folder / "start"}
+    trained = run(folder, "train", "adapted", **options)
+    pair = {"model": folder / "adapted", "reference": folder / "start"}
+    same(run(folder, "evaluate", "evaluated.json", **pair), trained)
+
+
 @pytest.mark.usefixtures("float32")
 def test_every_verb_gives_the_figures_that_transformers_gives(folder: Path) -> None:
-    options = training(folder, "adapted")
-    assert main(words(folder, "train", **options, save_steps=3)) == 0
-    trained = json.loads((folder / "adapted/metrics.json").read_text())
+    options = training(folder)
+    trained = run(folder, "train", "adapted", **options, save_steps=3)
     assert trained["specialization"] > 1
 
-    pair = {"reference": folder / "model", "output": folder / "evaluated.json"}
-    assert main(words(folder, "evaluate", model=folder / "adapted", **pair)) == 0
-    evaluated = json.loads((folder / "evaluated.json").read_text())
-
-    pair = {"reference": folder / "model", "tuned": folder / "adapted"}
-    line = words(folder, "blend", **pair, output_dir=folder / "blended", coefficients=1)
-    assert main(line) == 0
-    blended = json.loads((folder / "blended/metrics.json").read_text())["points"][-1]
+    reference = {"reference": folder / "model"}
+    evaluated = run(folder, "evaluate", "evaluated.json", model=folder / "adapted", **reference)
+    line = {**reference, "tuned": folder / "adapted", "coefficients": 1}
+    blended = run(folder, "blend", "blended", **line)["points"][-1]
     assert blended["coefficient"] == 1
 
-    model, chosen, data, config = parsed("compare", words(folder, "compare", **options)[1:])
+    command = words(folder, "compare", **options, output_dir=folder / "compared")
+    model, chosen, data, config = parsed("compare", command[1:])
     comparison = comparison_of(model, data, config, methods="mft", seeds=chosen.seeds)
     (compared,) = compare(comparison, executor=in_this_process).values()
 
     for other in (evaluated, blended, compared):
-        assert {name: other[name] for name in FIGURES} == {name: trained[name] for name in FIGURES}
+        same(other, trained)
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     special = tokenizer.bos_token_id, tokenizer.eos_token_id

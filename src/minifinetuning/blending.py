@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.kinship import require_same_model, require_same_vocabulary
-from minifinetuning.models.loading import is_adapter, load_model
+from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
 from minifinetuning.models.scalable_adapter import ScalableAdapter
 from minifinetuning.models.stored_weights import StoredWeights, model_folder, stored_names
 
@@ -24,8 +24,11 @@ __all__ = ["AdapterBlend", "Blend", "WeightBlend", "interpolated", "open_blend"]
 class Blend(Protocol):
     """A line between a reference and a tuned model, along which one model in memory is moved."""
 
+    dtype: torch.dtype
+    """What the weights of a whole model are rounded to at each c, and are to be written in."""
+
     def load(self) -> PreTrainedModel | PeftModel:
-        """The only model that is ever built, at c = 0, in a dtype that both ends fit into.
+        """The only model that is ever built, at c = 0, held as a training run would hold it.
 
         Raises InputError where the two cannot be blended.
         """
@@ -36,11 +39,15 @@ class Blend(Protocol):
         ...
 
 
-def open_blend(reference: str, tuned: str, *, trust_remote_code: bool = False) -> Blend:
+def open_blend(
+    reference: str, tuned: str, *, dtype: str | None = None, trust_remote_code: bool = False
+) -> Blend:
     """The line from `reference` to `tuned`, folders of safetensors or hub ids.
 
-    `tuned` may hold a LoRA or IA3 adapter of the reference: then the adapter is scaled. No weights
-    are read yet. Raises InputError where the files say that the two cannot be blended.
+    `tuned` may hold a LoRA or IA3 adapter of the reference: then the adapter is scaled. `dtype` is
+    what weights are held and rounded to; where nothing is said they are held in float32, and
+    rounded to the wider dtype of the two, and "auto" is that for both. No weights are read yet.
+    Raises InputError where the files say that the two cannot be blended.
     """
     start, end = model_folder(reference), model_folder(tuned)
     if is_adapter(str(start)):
@@ -52,9 +59,9 @@ def open_blend(reference: str, tuned: str, *, trust_remote_code: bool = False) -
     if is_adapter(str(end)):
         adapter = ScalableAdapter(end)
         adapter.require_base(reference, start)
-        return AdapterBlend(start, adapter, trust_remote_code=trust_remote_code)
+        return AdapterBlend(start, adapter, dtype, trust_remote_code=trust_remote_code)
     require_same_model(start, end, trust_remote_code=trust_remote_code)
-    return WeightBlend(start, end, trust_remote_code=trust_remote_code)
+    return WeightBlend(start, end, dtype, trust_remote_code=trust_remote_code)
 
 
 def interpolated(reference: Tensor, tuned: Tensor, coefficient: float) -> Tensor:
@@ -71,14 +78,24 @@ class WeightBlend:
     Beside the model in memory there is one pair of tensors at a time, and their difference.
     """
 
-    def __init__(self, reference: Path, tuned: Path, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        reference: Path,
+        tuned: Path,
+        dtype: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         self._reference, self._tuned = StoredWeights(reference), StoredWeights(tuned)
+        self._held, self.dtype = _held_and_written(
+            dtype, torch.promote_types(self._reference.dtype, self._tuned.dtype)
+        )
         self._trust_remote_code = trust_remote_code
 
     def load(self) -> PreTrainedModel:
         model = load_model(
             str(self._reference.folder),
-            dtype=_name(torch.promote_types(self._reference.dtype, self._tuned.dtype)),
+            dtype=self._held,
             trust_remote_code=self._trust_remote_code,
         )
         for place, reference_name, tuned_name in self._pairs(model):
@@ -96,7 +113,9 @@ class WeightBlend:
             for place, reference_name, tuned_name in self._pairs(causal_model(model)):
                 reference = self._reference[reference_name].to(place.device)
                 tuned = self._tuned[tuned_name].to(place.device)
-                place.copy_(interpolated(reference, tuned, coefficient))
+                value = interpolated(reference, tuned, coefficient)
+                # Measured as it would be written: a budget is kept by what lies in the folder.
+                place.copy_(value.to(self.dtype) if place.is_floating_point() else value)
 
     def _pairs(self, model: PreTrainedModel) -> list[tuple[Tensor, str, str]]:
         """Each weight of the model with its names in the two checkpoints."""
@@ -123,16 +142,23 @@ class AdapterBlend:
     """
 
     def __init__(
-        self, base: Path, adapter: ScalableAdapter, *, trust_remote_code: bool = False
+        self,
+        base: Path,
+        adapter: ScalableAdapter,
+        dtype: str | None = None,
+        *,
+        trust_remote_code: bool = False,
     ) -> None:
         self._base = base
         self._adapter = adapter
-        self._dtype = torch.promote_types(StoredWeights(base).dtype, adapter.weights.dtype)
+        self._held, self.dtype = _held_and_written(
+            dtype, torch.promote_types(StoredWeights(base).dtype, adapter.weights.dtype)
+        )
         self._trust_remote_code = trust_remote_code
 
     def load(self) -> PeftModel:
         base = load_model(
-            str(self._base), dtype=_name(self._dtype), trust_remote_code=self._trust_remote_code
+            str(self._base), dtype=self._held, trust_remote_code=self._trust_remote_code
         )
         model = self._adapter.on(base)
         self.apply(model, 0.0)
@@ -146,6 +172,9 @@ class AdapterBlend:
                 place.copy_(interpolated(neutral, tuned, coefficient))
 
 
-def _name(dtype: torch.dtype) -> str:
-    """The dtype as `load_model` calls it."""
-    return str(dtype).removeprefix("torch.")
+def _held_and_written(dtype: str | None, wider: torch.dtype) -> tuple[str, torch.dtype]:
+    """What weights are held in, as `load_model` calls it, and rounded to."""
+    if dtype is None:
+        return HELD_IN, wider
+    written = wider if dtype == "auto" else getattr(torch, dtype)
+    return str(written).removeprefix("torch."), written

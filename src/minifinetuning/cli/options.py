@@ -111,6 +111,13 @@ class EvaluationOptions:
     )
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Sequences at a time."})
     seed: int = field(default=42, metadata={"help": "Seed of the split: that of the training run."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "What weights are held in, float32 if not said: for figures of a training run "
+            "with --dtype, the same."
+        },
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run Python code that the model's folder brings along."}
     )
@@ -136,6 +143,13 @@ class BlendOptions:
     )
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Sequences at a time."})
     seed: int = field(default=42, metadata={"help": "Seed of the split: that of the training run."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "What weights are held and written in; else held in float32, and written in "
+            "the wider dtype of the two."
+        },
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run Python code that the model's folder brings along."}
     )

@@ -150,9 +150,10 @@ def evaluate(options: Any, data: Any) -> None:
     from minifinetuning.experiments.two_models import compare_models
     from minifinetuning.report import comparison_table, measured_on
 
+    held: Any = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     metrics = compare_models(
-        ModelConfig(options.model, trust_remote_code=options.trust_remote_code),
-        ModelConfig(options.reference, trust_remote_code=options.trust_remote_code),
+        ModelConfig(options.model, **held),
+        ModelConfig(options.reference, **held),
         data,
         batch_size=options.per_device_eval_batch_size,
         seed=options.seed,
@@ -176,6 +177,7 @@ def blend(options: Any, data: Any) -> None:
         budget=options.max_degeneralization,
         batch_size=options.per_device_eval_batch_size,
         seed=options.seed,
+        dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
     )
     print(blend_table(metrics))

@@ -23,6 +23,7 @@ from minifinetuning.experiments.run_folder import new_folder, published
 from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import check_halves
+from minifinetuning.models.loading import HELD_IN
 from minifinetuning.models.saving import save_model
 from minifinetuning.report import save_frontier
 from minifinetuning.report.blend_card import blend_card
@@ -69,21 +70,24 @@ def blend_models(
     budget: float | None = None,
     batch_size: int = 8,
     seed: int = 42,
+    dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure theta_A + c (theta_B - theta_A) along c and write the best point to `output`.
 
     That is the point of the largest S with DG <= `budget` (%), or of the largest S. 0 and 1 are
     measured whether `coefficients` hold them or not; beside the budget the grid is refined (see
-    `next_coefficient`). `output` then holds an ordinary checkpoint or adapter, the tokenizer, a
-    model card, frontier.png, and metrics.json, whose content is returned. Raises InputError for
-    input that cannot be used, before any evaluation, and where nothing gains anything within the
-    budget: then nothing is written.
+    `next_coefficient`). Weights are held in `dtype`, or in float32, and each point is measured
+    rounded to what it would be written in. `output` then holds an ordinary checkpoint or adapter,
+    the tokenizer, a model card, frontier.png, and metrics.json, whose content is returned. Raises
+    InputError for input that cannot be used, before any evaluation, and where nothing gains
+    anything within the budget: then nothing is written.
     """
     _require_options(data, coefficients, budget)
+    start = ModelConfig(reference, dtype=dtype, trust_remote_code=trust_remote_code)
     with new_folder(output, {"reference": reference, "tuned": tuned}, data):
         return _blended(
-            reference,
+            start,
             tuned,
             data,
             output,
@@ -91,12 +95,11 @@ def blend_models(
             budget=budget,
             batch_size=batch_size,
             seed=seed,
-            trust_remote_code=trust_remote_code,
         )
 
 
 def _blended(
-    reference: str,
+    reference: ModelConfig,
     tuned: str,
     data: DataConfig,
     output: Path,
@@ -105,11 +108,14 @@ def _blended(
     budget: float | None,
     batch_size: int,
     seed: int,
-    trust_remote_code: bool,
 ) -> dict[str, Any]:
-    blend = open_blend(reference, tuned, trust_remote_code=trust_remote_code)
-    config = ModelConfig(reference, trust_remote_code=trust_remote_code)
-    texts = read_texts(config, data, data.data, data.general, seed=seed, with_train=False)
+    blend = open_blend(
+        reference.model,
+        tuned,
+        dtype=reference.dtype,
+        trust_remote_code=reference.trust_remote_code,
+    )
+    texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
     model: Any = blend.load()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_halves(model.to(device))
@@ -126,7 +132,12 @@ def _blended(
     if best.gain <= 0:
         raise InputError(_nothing_gained(points, budget))
     blend.apply(model, best.coefficient)
-    configuration = {"model": tuned, "reference": reference, "max_degeneralization": budget}
+    configuration = {
+        "model": tuned,
+        "reference": reference.model,
+        "max_degeneralization": budget,
+        "dtype": reference.dtype or HELD_IN,
+    }
     metrics = {
         "method": "blend",
         **best.changes,
@@ -136,7 +147,7 @@ def _blended(
         "configuration": configuration | _adapter(model),
         "seed": seed,
     }
-    _write(output, model, texts.tokenizer, metrics)
+    _write(output, model, blend.dtype, texts.tokenizer, metrics)
     return metrics
 
 
@@ -257,11 +268,12 @@ def _nothing_gained(points: Sequence[BlendPoint], budget: float | None) -> str:
 def _write(
     output: Path,
     model: PreTrainedModel | PeftModel,
+    dtype: torch.dtype,
     tokenizer: PreTrainedTokenizerBase,
     metrics: dict[str, Any],
 ) -> None:
     with published(output) as staged:
-        save_model(model, staged, tokenizer)
+        save_model(model, staged, tokenizer, dtype=dtype)
         _draw(metrics, staged / "frontier.png")
         write_atomically(staged / "README.md", blend_card(metrics))
         write_atomically(staged / "metrics.json", metrics)

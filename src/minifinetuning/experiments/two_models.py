@@ -1,5 +1,6 @@
 """Two models already there, on the same texts: `mft evaluate`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from minifinetuning.experiments.texts import read_texts
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.kinship import own_tokenizer
-from minifinetuning.models.loading import load_as_trained, load_tokenizer
+from minifinetuning.models.loading import HELD_IN, load_as_started, load_as_trained, load_tokenizer
 from minifinetuning.models.merging import is_quantized
 from minifinetuning.teachers import FrozenModel, Teacher
 
@@ -34,8 +35,9 @@ def compare_models(
     """S, DG, their ratio and KL(p_T || p_S) of a tuned model against its reference.
 
     The validation sides of the texts are those of a training run with the same texts, budgets and
-    seed. An adapter is measured beside its base model, as it was trained. The figures are returned
-    and, where `output` is given, written there as JSON. Raises InputError for models or texts that
+    seed. Both models are loaded as such a run has them: a tuned adapter beside its base model, one
+    that is the reference merged into it. The figures are returned and, where `output` is given,
+    written there as JSON. Raises InputError for models or texts that
     cannot be used, and for two tokenizers, since perplexities over other tokens say nothing.
     """
     if output is not None:
@@ -44,10 +46,8 @@ def compare_models(
     texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def loaded(config: ModelConfig) -> Any:
-        model: Any = load_as_trained(
-            config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code
-        )
+    def loaded(config: ModelConfig, load: Callable[..., Any]) -> Any:
+        model = load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         # Quantised weights lie where they were loaded to.
         return model if is_quantized(causal_model(model)) else model.to(device)
 
@@ -64,20 +64,32 @@ def compare_models(
             for text, sequences in texts.validation.items()
         }
 
-    teacher = FrozenModel(loaded(reference))
+    # What is held against itself has gained nothing, not even by merging.
+    alone = _place(tuned) == _place(reference)
+    teacher = FrozenModel(loaded(reference, load_as_trained if alone else load_as_started))
     before = scores(teacher.model, "reference")
-    after = scores(loaded(tuned), "tuned", teacher)
+    after = scores(teacher.model if alone else loaded(tuned, load_as_trained), "tuned", teacher)
     metrics = {
         "method": "tuned",
         **comparison(before, after),
         "data": texts.summary(),
-        "configuration": {"model": tuned.model, "reference": reference.model},
+        "configuration": {
+            "model": tuned.model,
+            "reference": reference.model,
+            "dtype": tuned.dtype or HELD_IN,
+        },
         "seed": seed,
     }
     if output is not None:
         with naming_what_fails(output.parent):
             write_atomically(output, metrics)
     return metrics
+
+
+def _place(config: ModelConfig) -> Any:
+    """Where a model lies, and what its weights are held in there."""
+    path = Path(config.model).expanduser()
+    return path.resolve() if path.exists() else config.model, config.dtype
 
 
 def _require_one_tokenizer(tuned: ModelConfig, reference: ModelConfig) -> None:

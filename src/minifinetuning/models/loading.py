@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "LOADING_ERRORS",
     "adapter_base",
     "is_adapter",
+    "load_as_started",
     "load_as_trained",
     "load_model",
     "load_tokenizer",
@@ -90,6 +91,19 @@ def load_as_trained(
         if not changes_head(adapted):
             return adapted.eval()
         return merged(adapted.unload(), folder)
+
+
+def load_as_started(
+    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel | PeftModel:
+    """The model at a place to be measured as what training starts from: with an adapter merged.
+
+    What cannot be merged, and so was never started from, is measured as it was trained. Raises
+    InputError as `load_model` does.
+    """
+    with suppress(InputError):
+        return load_model(name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
+    return load_as_trained(name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _whole_model(name_or_path: str, dtype: str | None, trust_remote_code: bool) -> PreTrainedModel:

@@ -173,7 +173,10 @@ def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path
     assert trainer.reference is not None
     save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
     blend = open_blend(
-        settings.model.model, str(folder), trust_remote_code=settings.model.trust_remote_code
+        settings.model.model,
+        str(folder),
+        dtype=settings.model.dtype,
+        trust_remote_code=settings.model.trust_remote_code,
     )
     model: Any = blend.load()
     points = blend_points(
