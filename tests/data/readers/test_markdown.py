@@ -14,7 +14,25 @@ from minifinetuning.data.readers.markdown import markdown_text
         ("a\n\n---\n\nb\n\n---\n", "a\n\n---\n\nb\n\n---\n"),
         ("a <!-- internal: do not publish --> b", "a  b"),
         ("a\n<!--\ninternal\n\n```\n-->\nb", "a\n\nb"),
-        ("a <!-- never closed", "a "),
+        # What nothing closes is text, and so is code of every kind.
+        ("a <!-- never closed\n\nrest", "a <!-- never closed\n\nrest"),
+        ("<!-- never closed\n\nrest", "<!-- never closed\n\nrest"),
+        ("It opens with `<!--`.\n\nThe rest.\n", "It opens with `<!--`.\n\nThe rest.\n"),
+        ("`` ` <!-- x --> `` <!-- y -->.", "`` ` <!-- x --> `` ."),
+        ("a <!-- ` --> and `<!-- z -->`", "a  and `<!-- z -->`"),
+        ("a ` <!-- y --> b\n\n`c", "a `  b\n\n`c"),
+        ("    <!-- indented -->\n\nafter", "    <!-- indented -->\n\nafter"),
+        (
+            "- item\n  ```html\n  <!-- kept -->\n  ```\n",
+            "- item\n  ```html\n  <!-- kept -->\n  ```\n",
+        ),
+        (
+            "1. x\n\n    ```\n    <!-- k -->\n    ```\n",
+            "1. x\n\n    ```\n    <!-- k -->\n    ```\n",
+        ),
+        ("> ```\n> <!-- q -->\n> ```\n> <!-- no -->\n", "> ```\n> <!-- q -->\n> ```\n> \n"),
+        ("`![a](data:x)` ![b](data:y)", "`![a](data:x)` b"),
+        ("- a <!-- no -->\n- b <!--> c", "- a \n- b  c"),
         ("```html\n<!-- shown -->\n```\n<!-- not -->c", "```html\n<!-- shown -->\n```\nc"),
         ("~~~~\n```\n<!-- shown -->\n~~~~\n", "~~~~\n```\n<!-- shown -->\n~~~~\n"),
         ("![The plan](data:image/png;base64,iVBORw0KGgo=) end", "The plan end"),
@@ -29,3 +47,8 @@ def test_what_no_reader_sees_leaves_the_text(content, text):
 
 def test_a_long_rule_takes_no_time():
     assert markdown_text("---\na: b\n" + "a\n" * 200_000).startswith("---\na: b")
+
+
+def test_a_long_text_with_a_comment_takes_little_time():
+    text = "A paragraph with `code` in it.\n\n" * 2000
+    assert markdown_text(text + "<!-- no -->" + text) == text + text

@@ -1,53 +1,83 @@
 """The text of a Markdown file: what its author meant for readers."""
 
 import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 _FRONT_MATTER = re.compile(
     # Its first line names something, or there is none: a rule above a text is no front matter.
     r"\A(?:---\n(?:[\w\"'.-]+[ \t]*:.*\n(?:.*\n)*?)?(?:---|\.\.\.)|"
     r"\+\+\+\n(?:.*\n)*?\+\+\+)[ \t]*(?:\n|\Z)"
 )
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:-?>|.*?-->)", re.DOTALL)
 _EMBEDDED = re.compile(
     # A picture within the text, of which a tokenizer would make thousands of tokens.
     r"!\[([^\]]*)\]\(\s*<?data:[^)]*\)|<img\b[^>]*\bsrc\s*=\s*[\"']?data:[^>]*>|"
     r"^ {0,3}\[[^\]]+\]:\s*<?data:\S*$",
     re.IGNORECASE | re.MULTILINE,
 )
+_CODE_SPAN = re.compile(
+    rf"(?<![\\`])(`+)(?!`)(?:.*?[^`])\1(?!`)|(?<!\\){_COMMENT.pattern}", re.DOTALL
+)
+"""Code within a line, or a comment: whichever begins first holds the other."""
 
 
 def markdown_text(content: str) -> str:
     """The text without front matter, HTML comments and pictures embedded as base64.
 
-    What stands in a block of code is left as it is.
+    Code stays as it is, in blocks and within lines, and so does a comment that nothing closes.
     """
     content = _FRONT_MATTER.sub("", content, count=1)
+    if "<!--" not in content and "data:" not in content.casefold():
+        return content
+    lines = content.splitlines(keepends=True)
     return "".join(
-        part if is_code else _EMBEDDED.sub(lambda found: found[1] or "", _COMMENT.sub("", part))
-        for is_code, part in _parts(content)
+        text if kind == "code" else _shown(text, may_hold_code=kind == "inline")
+        for kind, text in (
+            (kind, "".join(lines[start:end])) for kind, start, end in _parts(content, len(lines))
+        )
     )
 
 
-def _parts(content: str) -> list[tuple[bool, str]]:
-    """The content in pieces, each with whether it is a block of code between fences."""
-    parts: list[tuple[bool, str]] = []
-    held: list[str] = []
-    fence = ""
-    commented = False
-    for line in content.splitlines(keepends=True):
-        opening = None if commented else _FENCE.match(line)
-        if not fence and opening:
-            parts.append((False, "".join(held)))
-            held, fence = [line], opening[1]
-        elif fence and opening and opening[1].startswith(fence) and not line.strip(" \n`~"):
-            parts.append((True, "".join([*held, line])))
-            held, fence = [], ""
-        else:
-            held.append(line)
-            if not fence:
-                commented = line.rfind("<!--") > line.rfind("-->") or (
-                    commented and "-->" not in line
-                )
-    parts.append((bool(fence), "".join(held)))
-    return parts
+def _parts(content: str, line_count: int) -> Iterator[tuple[str, int, int]]:
+    """The lines in pieces: blocks of code, text in which there may be code, and others."""
+    reached = 0
+    for token in _parser().parse(content):
+        if token.type not in ("fence", "code_block", "inline") or token.map is None:
+            continue
+        start, end = token.map
+        if reached < start:
+            yield "other", reached, start
+        if reached < end:
+            yield "inline" if token.type == "inline" else "code", max(start, reached), end
+        reached = max(reached, end)
+    yield "other", reached, line_count
+
+
+@cache
+def _parser() -> "MarkdownIt":
+    from markdown_it import MarkdownIt
+
+    # Blocks alone, of which it says the lines: what stands within them is not parsed.
+    parser = MarkdownIt("commonmark")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    return parser
+
+
+def _shown(text: str, may_hold_code: bool) -> str:
+    """The text without comments and embedded pictures, outside of code within its lines."""
+    if not may_hold_code:
+        return _EMBEDDED.sub(lambda found: found[1] or "", _COMMENT.sub("", text))
+    parts, reached = [], 0
+    for found in _CODE_SPAN.finditer(text):
+        parts += [text[reached : found.start()], found[0] if found[1] else ""]
+        reached = found.end()
+    parts.append(text[reached:])
+    return "".join(
+        part if number % 2 else _EMBEDDED.sub(lambda found: found[1] or "", part)
+        for number, part in enumerate(parts)
+    )
