@@ -79,13 +79,54 @@ def test_replay_holds_as_many_tokens_as_its_share_asks_for(model, text, table, s
         assert texts.summaries["specialized"].train_tokens == 2000
 
 
-def test_one_long_document_serves_as_both_by_its_parts(model, text, table, sentences):
+def long_documents(sentences, count):
+    """Documents of which validation takes no more than the end."""
+    parts = sentences(6 * count, 2)
+    return [" ".join(parts[6 * number : 6 * number + 6]) for number in range(count)]
+
+
+def test_what_is_trained_on_holds_no_part_of_a_measured_document(
+    model, text, table, sentences, monkeypatch, tmp_path
+):
+    """However its source is spelt, and though validation takes the ends of documents alone."""
+    monkeypatch.chdir(tmp_path)
+    general = long_documents(sentences, 20)
+    own, measured = table("own", sentences(60, 1)), table("general", general)
+    copy = table("copy", [f"{one}\n" for one in general])
+    spellings = [[measured], ["./general.jsonl"], [copy], [measured, measured], ["gen*.jsonl"]]
+    as_fisher = [{"with_fisher": True, "fisher_sources": one} for one in [None, *spellings]]
+    for named in [{"replay": one} for one in spellings] + as_fisher:
+        texts = read_texts(model, text, [own], [measured], seed=1, **named)
+        held_out = ends_in(texts.validation["general"], texts.tokenizer, general)
+        assert texts.summaries["general"].validation_tokens < 400
+        assert len(held_out) >= 2, named
+        trained = written_in(texts.replay or texts.fisher, texts.tokenizer)
+        fronts = {one for one in general if one[:50] in trained}
+        assert fronts, named
+        assert not fronts & held_out, named
+
+
+def test_neither_replay_nor_fisher_has_what_the_gain_is_measured_on(model, text, table, sentences):
+    own = long_documents(sentences, 20)
+    data, general = table("own", own), table("general", sentences(60, 1))
+    for named in ({"replay": [data]}, {"with_fisher": True, "fisher_sources": [data]}):
+        texts = read_texts(model, text, [data], [general], seed=1, **named)
+        held_out = ends_in(texts.validation["specialized"], texts.tokenizer, own)
+        trained = written_in(texts.replay or texts.fisher, texts.tokenizer)
+        fronts = {one for one in own if one[:50] in trained}
+        assert held_out
+        assert fronts
+        assert not fronts & held_out, named
+        # Its own training side keeps the fronts: the split is by position there.
+        assert held_out <= {
+            one for one in own if one[:50] in written_in(texts.train, texts.tokenizer)
+        }
+
+
+def test_one_measured_document_cannot_be_replayed(model, text, table, sentences):
     own, general = table("own", sentences(60, 1)), table("general", [" ".join(sentences(80, 2))])
-    texts = read_texts(model, text, [own], [general], seed=1, replay=[general])
-    validation = written_in(texts.validation["general"], texts.tokenizer)
-    again = written_in(texts.replay, texts.tokenizer)
-    assert validation[:60] not in again
-    assert len(again) > len(validation)
+    with pytest.raises(InputError, match="a lower --validation_tokens holds out fewer"):
+        read_texts(model, text, [own], [general], seed=1, replay=[general])
 
 
 def test_replay_that_is_all_held_out_is_refused(model, text, table, sentences):

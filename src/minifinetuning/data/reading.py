@@ -168,7 +168,10 @@ def _require_one_sequence(split: Split, sources: Sequence[str], sequence_length:
     if tokens < sequence_length:
         reason = "give more text, or a smaller --sequence_length"
         if split.passed_over:
-            reason += f" ({split.passed_over:,} documents are held out for validation already)"
+            reason += (
+                f" ({split.passed_over:,} documents are held out for validation already, and "
+                "nothing of them is trained on: a lower --validation_tokens holds out fewer)"
+            )
         named = ", ".join(map(printable, sources))
         raise InputError(
             f"{named}: {tokens:,} tokens for training, but one sequence needs "

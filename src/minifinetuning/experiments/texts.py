@@ -85,11 +85,12 @@ def read_texts(
 ) -> Texts:
     """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
-    Of `general` the validation side is what DG is measured on. Its training side serves as the
+    Of `general` the validation side is what DG is measured on. Its other documents serve as the
     text of a Fisher information (`with_fisher`) where nothing is replayed and `fisher_sources`
     name no other. `replay` holds as many tokens as `new_data_fraction` asks for where either text
-    is gone through equally often. No text is trained on what another one is measured on, nor on
-    near-copies of it. `warn` is told what makes figures say little. Raises InputError for input
+    is gone through equally often. No text is trained on documents that another one is measured on,
+    in part or whole, nor on near-copies of them; by content, so that it does not matter how their
+    sources are named. `warn` is told what makes figures say little. Raises InputError for input
     that cannot be used.
     """
     place = model.tokenizer or model.model
@@ -102,16 +103,15 @@ def read_texts(
     reader = _Reader(model, text, tokenizer, length, seed, progress, say, warn, vocabulary)
     other = None
     if general and general != [SELF]:
-        other = reader.corpus(general, with_train=with_fisher and replay is None)
+        other = reader.corpus(general, with_train=False)
     measured = NOTHING if other is None else other.held_out
     own = reader.corpus(specialized, with_train=with_train, held_out=measured)
     if other is not None:
         _require_other_text(own, other, warn)
     found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
     found.summaries[SPECIALIZED] = own.summary
-    fisher: Sequences | None = None
     if other is not None:
-        found.validation[GENERAL], fisher = other.validation, other.train
+        found.validation[GENERAL] = other.validation
         found.summaries[GENERAL] = other.summary
     elif general == [SELF]:
         found.validation[GENERAL] = reader.written(GENERAL, len(own.validation), found)
@@ -122,22 +122,15 @@ def read_texts(
             assert own.train is not None
             again = reader.written(REPLAY, max(1, round(share * len(own.train))), found)
         else:
-            # The same sources are split in the same way: their sides share nothing already.
-            held_out = NOTHING if replay == general else measured
-            if replay != specialized:
-                held_out |= own.held_out
-            corpus = reader.corpus(replay, share=share, held_out=held_out, is_measured=False)
-            found.summaries[REPLAY] = corpus.summary
-            assert corpus.train is not None
-            again = corpus.train
+            again = reader.beside(REPLAY, replay, measured | own.held_out, found, share)
         found = replace(found, replay=again)
     elif with_fisher:
-        if fisher_sources not in (None, [SELF], general):
-            assert fisher_sources is not None
-            corpus = reader.corpus(fisher_sources, held_out=measured, is_measured=False)
-            found.summaries[FISHER], fisher = corpus.summary, corpus.train
-        elif [SELF] in (general, fisher_sources):
+        sources = fisher_sources or general
+        fisher: Sequences | None = None
+        if sources == [SELF]:
             fisher = reader.written(FISHER, -(-FISHER_TOKENS // reader.sequence_length), found)
+        elif sources is not None:
+            fisher = reader.beside(FISHER, sources, measured | own.held_out, found)
         found = replace(found, fisher=fisher)
     return found
 
@@ -201,6 +194,20 @@ class _Reader:
             require_embeddings(side, self.vocabulary_size, f"the text of {', '.join(sources)}")
         self.say(str(corpus.summary))
         return corpus
+
+    def beside(
+        self,
+        role: str,
+        sources: list[str],
+        held_out: HeldOut,
+        texts: Texts,
+        share: float = 1.0,
+    ) -> Sequences:
+        """The training side for a role: nothing of documents that anything is measured on."""
+        corpus = self.corpus(sources, share=share, held_out=held_out, is_measured=False)
+        texts.summaries[role] = corpus.summary
+        assert corpus.train is not None
+        return corpus.train
 
     def written(self, role: str, sequences: int, texts: Texts) -> SelfWritten:
         """What the model writes for a role: another text for each of them."""
