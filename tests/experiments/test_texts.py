@@ -240,6 +240,47 @@ def test_near_copies_of_what_forgetting_is_measured_on_are_not_trained_on(
     assert "every document that forgetting is measured on has a near-copy" in caplog.text
 
 
+def test_passages_that_are_measured_and_trained_on_are_counted(model, text, table, sentences):
+    """In documents that are no near-copies, also where the texts come from the cache."""
+    pages, own = sentences(40, 2), sentences(60, 1)
+    general, joined = table("general", pages), " ".join(pages)
+    text = replace(text, train_tokens="20k")
+    cases = [
+        # data, replay, and the text that is warned of, if any is.
+        ([joined, *own], None, "general", "specialized text, so DG"),
+        (own, [joined, *sentences(60, 3)], "general", "replayed text, so DG"),
+        ([*own, *(f"{one} {one}" for one in sentences(40, 4))], None, "own", "so S says"),
+        (own, sentences(60, 3), None, ""),
+    ]
+    for data, replay, warned, words in cases:
+        for _ in range(2):
+            warnings, said = [], []
+            texts = read_texts(
+                model,
+                text,
+                [table("own", data)],
+                [general],
+                seed=1,
+                replay=replay and [table("replay", replay)],
+                say=said.append,
+                warn=warnings.append,
+            )
+            summary = texts.summary()
+            shares = {name: summary[name]["trained_run_share"] for name in texts.validation}
+            found = [one for one in warnings if "runs of 24 tokens" in one]
+            if warned is None:
+                assert max(shares.values()) < 0.02
+                assert not found
+            else:
+                assert shares[{"own": "specialized"}.get(warned, warned)] > 0.1, (data[-1], shares)
+                assert words in " ".join(found)
+                assert f"{warned}.jsonl: " in found[-1]
+            percents = [f"{shares[name]:.1%} of the {name} ones" for name in texts.validation]
+            assert ", ".join(percents) in said[-1]
+    only = read_texts(model, text, [general], None, seed=1, with_train=False)
+    assert only.summary()["specialized"]["trained_run_share"] is None
+
+
 def test_replay_holds_nothing_that_the_gain_is_measured_on(model, text, table, sentences):
     own = sentences(60, 1)
     other = table("other", own + sentences(20, 2))

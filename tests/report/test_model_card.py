@@ -67,6 +67,18 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(result, tmp_path, monkeyp
     assert "base_model" not in front_matter(model_card(result()))
 
 
+def test_what_was_measured_and_trained_on_too_is_said(result):
+    metrics = result()
+    card = model_card(metrics)
+    assert "never trained on" not in card
+    assert "Forgetting was measured on documents held out of training." in card
+    metrics["data"]["general"]["trained_run_share"] = 0.917
+    metrics["data"]["specialized"]["trained_run_share"] = 0.031
+    card = model_card(metrics)
+    for share in ("91.7", "3.1"):
+        assert f"training; {share} % of their runs of 24 tokens stand in the training text." in card
+
+
 def test_without_general_text_forgetting_was_watched_by_the_divergence(result):
     card = model_card(result(general=False))
 

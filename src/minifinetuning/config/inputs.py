@@ -123,7 +123,10 @@ class DataConfig(TextConfig):
     )
     general: list[str] | None = field(
         default=None,
-        metadata={"help": "General text: what forgetting (DG) is measured on, never trained on."},
+        metadata={
+            "help": "General text: forgetting (DG) is measured on some of its documents, none of "
+            "which is trained on."
+        },
     )
     replay: list[str] | None = field(
         default=None,

@@ -49,6 +49,8 @@ class CorpusSummary:
     `held_out_near_copies`, which are not trained on, made from `held_out_met` documents of it.
     `repeated_lines` stand in at least 20 documents; `repeated_line_share` is their part of all
     characters, and `are_repeated_lines_dropped` says whether only the first of each was kept.
+    `trained_run_share` is the part of the runs of 24 tokens of validation that stand in any text
+    that the run trains on; None where it trains on none, or documents are shorter.
     """
 
     sources: list[str]
@@ -78,6 +80,7 @@ class CorpusSummary:
     repeated_lines: int = 0
     repeated_line_share: float = 0.0
     are_repeated_lines_dropped: bool = False
+    trained_run_share: float | None = None
 
     def __str__(self) -> str:
         left_out = f"left out: {self.empty:,} empty, {self.repeated:,} repeated"

@@ -49,8 +49,7 @@ def text_contents(texts: Texts) -> dict[str, str]:
     Of tokens, masks and labels, so that whatever decides on these is in it: the documents, their
     split, the budgets, the tokenizer.
     """
-    trained = {"train": texts.train, "replay": texts.replay, "fisher": texts.fisher}
-    found = {name: of for name, of in trained.items() if of is not None} | texts.validation
+    found = texts.trained() | texts.validation
     return {name: text_identity(of).digest for name, of in found.items()}
 
 

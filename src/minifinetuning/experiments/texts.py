@@ -23,6 +23,7 @@ from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED
 from minifinetuning.ewc import FISHER_TOKENS
+from minifinetuning.experiments.passages import note_trained_runs
 from minifinetuning.files import cache_folder
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit, vocabulary_size
 from minifinetuning.models.vocabulary import require_embeddings
@@ -51,6 +52,11 @@ class Texts:
     replay: Sequences | None = None
     fisher: Sequences | None = None
     summaries: dict[str, CorpusSummary] = field(default_factory=dict)
+
+    def trained(self) -> dict[str, Sequences]:
+        """What a run trains on, each text under the name of its field."""
+        trained = {"train": self.train, REPLAY: self.replay, FISHER: self.fisher}
+        return {name: text for name, text in trained.items() if text is not None}
 
     def summary(self) -> dict[str, Any]:
         """For metrics.json."""
@@ -132,6 +138,9 @@ def read_texts(
         elif sources is not None:
             fisher = reader.beside(FISHER, sources, measured | own.held_out, found)
         found = replace(found, fisher=fisher)
+    shares = note_trained_runs(found.summaries, found.validation, found.trained(), warn)
+    if shares:
+        say(shares)
     return found
 
 

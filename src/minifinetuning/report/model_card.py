@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from minifinetuning.data.trained_runs import RUN
 from minifinetuning.models.origin import is_hub_id
 from minifinetuning.report.extent import measured_on
 from minifinetuning.report.front_matter import front_matter
@@ -79,6 +80,7 @@ def model_card(metrics: Metrics) -> str:
         tau=configuration["tau"] if objective in _WITH_TAU else None,
         data_table=_data_table(metrics["data"]),
         is_self_written=(metrics["data"]["general"] or {}).get("sources") == ["self"],
+        trained_runs=lambda name: _trained_runs(metrics["data"][name]),
         tau_table=tau_table(metrics) if "tau_search" in metrics else None,
         result_table=_result_table(metrics),
         measured_on=measured_on(metrics),
@@ -94,6 +96,14 @@ def _data_table(data: Mapping[str, Any]) -> str:
             names = ", ".join(shown(source) for source in summary["sources"])
             rows.append([name, names, *(f"{count:,}" for count in counts)])
     return markdown_table(rows)
+
+
+def _trained_runs(summary: Mapping[str, Any]) -> str:
+    """The end of a sentence: how much of a measured text stands in the training text even so."""
+    share = summary.get("trained_run_share")
+    if share is None:
+        return ""
+    return f"; {100 * share:.1f} % of their runs of {RUN} tokens stand in the training text"
 
 
 def _result_table(metrics: Metrics) -> str:
