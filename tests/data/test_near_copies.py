@@ -42,6 +42,25 @@ def test_lightly_edited_copies_are_found_and_nothing_else(words, space, share):
     ] * len(texts)
 
 
+def wrapped(text, width, space="\n"):
+    return space.join(text[start : start + width] for start in range(0, len(text), width))
+
+
+@pytest.mark.parametrize("letters", [CHINESE, THAI, [chr(0x0F40 + n) for n in range(40)]])
+def test_white_space_in_scripts_without_it_between_words_says_nothing(letters):
+    """Lines of a fixed width, and phrases that are set off."""
+    texts = written(letters, "", 40, seed=1, length=600)
+    copies = [edited(text, "", letters, 0.03, n) for n, text in enumerate(texts)]
+    again = [wrapped(text, 22) for text in copies]
+    loose = [wrapped(text, 9, " ") for text in copies]
+    mixed = [wrapped(text, 30, " in English, ") for text in copies]
+    for left, right in ((texts, again), (map(wrapped, texts, [20] * 40), again), (texts, loose)):
+        assert near_copies(signatures(right), signatures(left)) == list(range(40))
+    assert near_copies(signatures(mixed), signatures(texts)) == list(range(40))
+    others = [wrapped(text, 20) for text in written(letters, "", 40, seed=2, length=600)]
+    assert near_copies(signatures(again), signatures(others)) == [None] * 40
+
+
 def test_a_chain_of_edits_is_one_group():
     chain = written(WORDS, " ", 1, seed=3)
     for step in range(10):

@@ -1,7 +1,8 @@
 """Near-copies among documents: the same text with light edits, found by MinHash.
 
-Two documents are near-copies where two fifths of their shingles, which are runs of three words, are
-in both. More is left where one word in ten was changed; unrelated documents share next to none.
+Two documents are near-copies where two fifths of their shingles are in both: runs of three words,
+or of six characters in scripts that put no spaces between words. More is left where one word in ten
+was changed; unrelated documents share next to none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Iterator
 import numpy
 import numpy.typing
 from rensa import RMinHash
+
+from minifinetuning.data.scripts import WITHOUT_SPACES
 
 Signatures = numpy.typing.NDArray[numpy.uint32]
 """(D, 128): the MinHash of each of D documents."""
@@ -34,7 +37,7 @@ _NEIGHBOURS = 3
 _WORDS = 3
 _CHARACTERS = 6
 _LONGEST_WORD = 24
-"""In characters; what is longer belongs to a script that puts no spaces between its words."""
+"""In characters; what is longer is no word: an address, a number, a script that we do not know."""
 
 _FEWEST_SHINGLES = 10
 """Shorter documents are compared with none: what they share may be a form."""
@@ -111,18 +114,28 @@ def _signature(text: str) -> list[int]:
 
 
 def _shingles(text: str) -> set[str]:
-    """Runs of three words in lower case, and of six characters within what is no word."""
-    shingles: set[str] = set()
+    """Runs of three words in lower case, and of six characters within what is no word.
+
+    Scripts that put no spaces between words are one string: white space there breaks lines, and
+    sets off phrases.
+    """
+    text = text.lower()
+    unspaced = "" if text.isascii() else "".join(WITHOUT_SPACES.findall(text))
+    shingles = _runs_of_characters(unspaced)
     words: list[str] = []
-    for word in text.lower().split():
-        if len(word) <= _LONGEST_WORD:
+    for word in (WITHOUT_SPACES.sub(" ", text) if unspaced else text).split():
+        if len(word) > _LONGEST_WORD:
+            shingles |= _runs_of_characters(word)
+        # Beside such a script commas and the like stand alone.
+        elif not unspaced or any(map(str.isalnum, word)):
             words.append(word)
-        else:
-            ends = range(_CHARACTERS, len(word) + 1)
-            shingles.update(word[end - _CHARACTERS : end] for end in ends)
     runs = zip(*(words[start:] for start in range(_WORDS)), strict=False)
     shingles.update(map(" ".join, runs))
     return shingles
+
+
+def _runs_of_characters(text: str) -> set[str]:
+    return {text[end - _CHARACTERS : end] for end in range(_CHARACTERS, len(text) + 1)}
 
 
 def _keys(documents: Signatures) -> Iterator[Keys]:
