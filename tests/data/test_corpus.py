@@ -96,7 +96,7 @@ def test_skipped_files_are_counted_by_ending_and_notes_said(folder, tokenizer, t
     (tmp_path / "wide.txt").write_text("a text of its own", encoding="utf-16")
     corpus = read_corpus([folder], tokenizer, sequence_length=16, skip_unreadable=True)
     assert corpus.summary.skipped == 1
-    assert "1 unreadable files" in str(corpus.summary)
+    assert "1 unreadable file" in str(corpus.summary)
     assert corpus.summary.left_out == {".pdf": 2, ".txt": 1}
     lines = str(corpus.summary).splitlines()
     assert "  files not read: 2 .pdf, 1 .txt" in lines
@@ -180,6 +180,14 @@ def text_of(sequences, tokenizer):
 
 def marks(sequences, tokenizer):
     return set(re.findall(r"<\d+>", text_of(sequences, tokenizer)))
+
+
+def test_one_of_a_kind_is_said_as_one(tmp_path, tokenizer):
+    source = table(tmp_path / "a.jsonl", [" ".join(marked(10, 1))])
+    corpus = read_corpus([source], tokenizer, sequence_length=16, warn=lambda caution: None)
+    assert ": 1 document (" in str(corpus.summary)
+    assert "validation: 1 document (1 cut by position), " in str(corpus.summary)
+    assert "(1 document, " in corpus.summary.cautions()[0]
 
 
 def test_near_copies_are_never_on_both_sides(tmp_path, tokenizer):
@@ -304,4 +312,4 @@ def test_little_validation_is_warned_of(tmp_path, tokenizer, caplog):
     assert corpus.summary.validation_tokens >= 2000
     assert not caplog.text
     read_corpus([source], tokenizer, sequence_length=corpus.summary.validation_tokens + 100)
-    assert "1 sequences" in caplog.text
+    assert "1 sequence)" in caplog.text

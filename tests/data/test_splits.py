@@ -103,10 +103,21 @@ def test_every_size_has_its_share():
         assert all(len(one.token_ids) == 100 for one in of_small)
 
 
-@pytest.mark.parametrize("sizes", [[1000] * 100, [5000] * 60, [20_000] * 40, [300] * 700])
+@pytest.mark.parametrize(
+    "sizes", [[1000] * 100, [5000] * 60, [20_000] * 40, [300] * 700, [1280] * 32, [129] * 318]
+)
 def test_validation_is_of_many_documents_where_there_are_many(sizes):
     validation = split_documents(sized(sizes), EVERYTHING, EVERYTHING, seed=3).validation
     assert len(validation) >= 32
+
+
+@pytest.mark.parametrize(("count", "held"), [(31, 31), (30, 30), (12, 12), (100, 15), (40, 15)])
+def test_validation_of_few_tokens_is_of_as_many_documents_as_have_something_to_say(count, held):
+    """Below 4,096 tokens: 128 of each, where each has as many."""
+    budget = 128 * held
+    documents = sized([1280 if count == held else 5000] * count)
+    validation = split_documents(documents, EVERYTHING, budget).validation
+    assert [len(one.token_ids) for one in validation] == [128] * held
 
 
 def test_documents_are_cut_no_shorter_than_means_anything():

@@ -134,7 +134,7 @@ def test_replay_that_is_all_held_out_is_refused(model, text, table, sentences):
     texts = read_texts(model, text, [own], [table("general", general)], seed=1)
     validation = written_in(texts.validation["general"], texts.tokenizer)
     held_out = table("held", [one for one in general if one in validation])
-    with pytest.raises(InputError, match="held out for validation already"):
+    with pytest.raises(InputError, match="held out for validation already: "):
         read_texts(model, text, [own], [table("general", general)], seed=1, replay=[held_out])
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import PackedSequences
-from minifinetuning.data.places import listed
+from minifinetuning.data.places import counted, listed
 from minifinetuning.data.repeated_lines import DOCUMENTS as REPEATED
 from minifinetuning.files import printable
 
@@ -85,21 +85,22 @@ class CorpusSummary:
     def __str__(self) -> str:
         left_out = f"left out: {self.empty:,} empty, {self.repeated:,} repeated"
         if self.skipped:
-            left_out += f", {self.skipped:,} unreadable files"
-        tokenized = f"{self.tokens:,} tokens"
+            left_out += f", {counted(self.skipped, 'unreadable file')}"
+        tokenized = counted(self.tokens, "token")
         if self.tokenized_documents < self.documents:
             tokenized += f" in the {self.tokenized_documents:,} that the budgets need"
-        lines = [f"{self._named}: {self.documents:,} documents ({left_out}), {tokenized}"]
+        lines = [f"{self._named}: {counted(self.documents, 'document')} ({left_out}), {tokenized}"]
         if self.train_documents:
             lines.append(
-                f"  training: {self.train_documents:,} documents, {self.train_tokens:,} tokens, "
-                f"{self.train_sequences:,} sequences"
+                f"  training: {counted(self.train_documents, 'document')}, "
+                f"{counted(self.train_tokens, 'token')}, "
+                f"{counted(self.train_sequences, 'sequence')}"
             )
         cut = f" ({self.cut_documents:,} cut by position)" if self.cut_documents else ""
         lines.append(
-            f"  validation: {self.validation_documents:,} documents{cut}, "
-            f"{self.validation_tokens:,} tokens, {self.validation_sequences:,} sequences "
-            f"of {self.sequence_length:,}"
+            f"  validation: {counted(self.validation_documents, 'document')}{cut}, "
+            f"{counted(self.validation_tokens, 'token')}, "
+            f"{counted(self.validation_sequences, 'sequence')} of {self.sequence_length:,}"
         )
         if self.left_out:
             lines.append(f"  files not read: {listed(self.left_out)}")
@@ -112,10 +113,10 @@ class CorpusSummary:
         is_little = self.validation_tokens < LITTLE_VALIDATION or self.validation_sequences == 1
         if is_little and self.validation_documents:
             found.append(
-                f"{self._named}: validation has only {self.validation_tokens:,} tokens "
-                f"({self.validation_documents:,} documents, {self.validation_sequences:,} "
-                "sequences), so its figures say little: give more text, or raise "
-                "--validation_tokens if that is the limit"
+                f"{self._named}: validation has only {counted(self.validation_tokens, 'token')} "
+                f"({counted(self.validation_documents, 'document')}, "
+                f"{counted(self.validation_sequences, 'sequence')}), so its figures say "
+                "little: give more text, or raise --validation_tokens if that is the limit"
             )
         if not self.are_near_copies_apart:
             found.append(
@@ -137,13 +138,13 @@ class CorpusSummary:
             sides = "of one side each" if self.are_near_copies_apart else "on both sides"
             left_out = f", {self.left_out_near_copies:,} left out" * bool(self.left_out_near_copies)
             lines.append(
-                f"  near-copies: {self.near_copies:,} documents, {share:.1%} of the tokens, "
-                f"{sides}{left_out}"
+                f"  near-copies: {counted(self.near_copies, 'document')}, {share:.1%} of the "
+                f"tokens, {sides}{left_out}"
             )
         if self.held_out_copies or self.held_out_near_copies:
             lines.append(
-                f"  not trained on: {self.held_out_copies:,} copies and "
-                f"{self.held_out_near_copies:,} near-copies of what is measured elsewhere"
+                f"  not trained on: {counted(self.held_out_copies, 'copy')} and "
+                f"{counted(self.held_out_near_copies, 'near-copy')} of what is measured elsewhere"
             )
         if self.repeated_line_share >= 0.001:
             done = "all but the first dropped"

@@ -19,6 +19,7 @@ from minifinetuning.data.packing import (
     pack_documents,
     require_sequence_length,
 )
+from minifinetuning.data.places import counted
 from minifinetuning.data.repeated_lines import RepeatedLines, WithoutRepeatedLines
 from minifinetuning.data.splits import Split, require_budget, total_tokens
 from minifinetuning.data.tokens import (
@@ -169,11 +170,11 @@ def _require_one_sequence(split: Split, sources: Sequence[str], sequence_length:
         reason = "give more text, or a smaller --sequence_length"
         if split.passed_over:
             reason += (
-                f" ({split.passed_over:,} documents are held out for validation already, and "
-                "nothing of them is trained on: a lower --validation_tokens holds out fewer)"
+                f" (held out for validation already: {counted(split.passed_over, 'document')}, "
+                "of which nothing is trained on: a lower --validation_tokens holds out fewer)"
             )
         named = ", ".join(map(printable, sources))
         raise InputError(
-            f"{named}: {tokens:,} tokens for training, but one sequence needs "
+            f"{named}: {counted(tokens, 'token')} for training, but one sequence needs "
             f"{sequence_length:,}: {reason}"
         )

@@ -14,7 +14,8 @@ from minifinetuning.data.tokens import TokenizedDocument
 from minifinetuning.errors import InputError
 
 PIECES = 32
-"""Documents that validation is made of at least, where the text has as many."""
+"""Documents that validation is made of at least, where the text has as many of like size, and
+validation 4,096 tokens: 32 times the shortest piece."""
 
 SHORTEST_PIECE = 128
 """Tokens that a document is cut to at least, where validation is not very small."""
@@ -58,9 +59,9 @@ def split_documents(
         longer ones                    are cut, and their ends go: P tokens of each, or W / all of
                                        its tokens where that is more, until they hold theirs
 
-    so that many documents are in it where there are many, in the proportions of the text. Only the
-    shortest front of the order that is enough is looked at for this, see `enough`; so validation
-    does not depend on `train_tokens`.
+    so that many documents are in it where there are many, in the proportions of the text: 32 of
+    like size or more where W is 4,096 or more. Only the shortest front of the order that is enough
+    is looked at for this, see `enough`; so validation does not depend on `train_tokens`.
 
     Training takes what is left of the documents until it holds `train_tokens` tokens, the last one
     cut to meet them exactly; those of `never_trained` (identities) it passes over.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from minifinetuning.data.places import counted
 from minifinetuning.report.tables import Metrics
 
 __all__ = ["ROUGH_DOCUMENTS", "measured_on", "validation_extent"]
@@ -32,8 +33,8 @@ def validation_extent(name: str, extent: Mapping[str, Any]) -> str:
     sequences = extent["sequences"]
     size = f"{extent['tokens']:,} tokens"
     if sequences is not None:
-        size += f", {_counted(sequences, 'sequence')}"
-    return f"{_counted(extent['documents'], 'document')} of {name} text ({size})"
+        size += f", {counted(sequences, 'sequence')}"
+    return f"{counted(extent['documents'], 'document')} of {name} text ({size})"
 
 
 def _note(name: str, documents: int) -> str:
@@ -50,8 +51,8 @@ def _note(name: str, documents: int) -> str:
 
 def _by_sequence(data: Mapping[str, Any], level: str) -> str:
     texts = " and ".join(
-        f"{_counted(summary['validation_documents'], 'document')} of {name} text "
-        f"({_counted(summary['validation_sequences'], 'sequence')})"
+        f"{counted(summary['validation_documents'], 'document')} of {name} text "
+        f"({counted(summary['validation_sequences'], 'sequence')})"
         for name, summary in data.items()
         if name in ("specialized", "general") and summary is not None
     )
@@ -59,7 +60,3 @@ def _by_sequence(data: Mapping[str, Any], level: str) -> str:
         f"Measured on {texts}, all positions counted; brackets are {level} intervals by sequence, "
         "which are too narrow where a document has several."
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
