@@ -94,7 +94,13 @@ def test_nothing_but_the_string_changes(own):
     text = "a tag </s> in"
     (whole,) = plain.encoded([text])
     front, end = plain.encoded(["a tag </", "s> in"])
-    assert whole.token_ids == front.token_ids + end.token_ids
+    # Behind the cut, "s" is no front of a word.
+    space = [own.convert_tokens_to_ids("▁")] if own.is_fast else []
+    start = own.convert_tokens_to_ids("##s")
+    continued = end.token_ids[len(space) :] if end.token_ids[:1] == space else end.token_ids
+    if start != own.unk_token_id:
+        continued = [start, *continued[1:]]
+    assert whole.token_ids == front.token_ids + continued
     assert plain.encoded(["a tag in"])[0].broken == ()
 
 
@@ -102,7 +108,28 @@ def test_letters_that_a_normalizer_changes_are_found():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces(), **SPECIAL)
     (found,) = PlainText(tokenizer).encoded(["a </S> in"])
     assert found.broken == ("</S>",)
-    assert "".join(tokenizer.convert_ids_to_tokens(found.token_ids)) == "a<##/s##>i##n"
+    assert "".join(tokenizer.convert_ids_to_tokens(found.token_ids)) == "a<##/##s##>i##n"
+
+
+@pytest.mark.parametrize("text", ["a tag </s> in", "</s>", "</s></s> <s> a</s>", "a</s>"])
+def test_a_broken_string_decodes_to_what_it_was(text):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram(), **SPECIAL)
+    (found,) = PlainText(tokenizer).encoded([text])
+    assert tokenizer.decode(found.token_ids) == text
+
+
+@pytest.mark.parametrize("letter", ["ß", "İ", "ŉ"])
+def test_letters_that_become_two_when_folded_move_no_cut(letter):
+    tokenizer = Characters(**SPECIAL)
+    (found,) = PlainText(tokenizer).encoded([letter * 30 + "</s> tag"])
+    assert found.broken == ("</s>",)
+    assert len(found.token_ids) == 30 + len("</s> tag")
+
+
+def test_a_text_may_spell_a_control_token_more_often_than_python_calls_itself(own):
+    (found,) = PlainText(own).encoded(["a </s> " * 1500])
+    assert found.broken == ("</s>",) * 1500
+    assert own.eos_token_id not in found.token_ids
 
 
 def test_what_the_tokenizer_puts_around_a_document_is_kept():

@@ -1,7 +1,9 @@
 """Text to token ids of which none is a control token because the text spells one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from minifinetuning.errors import InputError
@@ -24,7 +26,8 @@ class PlainText:
 
     A manual may say `</s>`. Most tokenizers can be told to read that as text; where the vocabulary
     itself holds the piece (Unigram, whole words) or nothing can be told (tokenizers in Python), the
-    string is broken in two, each of which is encoded by itself:
+    string is broken in two, each of which is encoded by itself, the second without the space that
+    the tokenizer may put before a text:
 
         ids("a tag </s> in") = ids("a tag </") + ids("s> in")
     """
@@ -70,8 +73,8 @@ class PlainText:
         (ids,) = self._ids([text])
         if self.control.isdisjoint(ids):
             return ids
-        span = self._first_span(text)
-        if span is None:
+        spans = self._spans(text)
+        if not spans:
             # An unknown word, where the unknown token closes documents too.
             if self.control.intersection(ids) == {self.unknown}:
                 return ids
@@ -80,36 +83,53 @@ class PlainText:
                 f"a text spells {spelt!r}, which this tokenizer cannot encode as text: "
                 "take it out of the text, or write it in another way"
             )
-        middle = sum(span) // 2
-        broken.append(text[slice(*span)].strip())
-        front = self._broken(text[:middle], broken)
-        return front + self._broken(text[middle:], broken)
+        broken += [text[slice(*span)].strip() for span in spans]
+        cuts = [0, *(sum(span) // 2 for span in spans), len(text)]
+        ids = self._broken(text[: cuts[1]], broken)
+        for start, end in pairwise(cuts[1:]):
+            ids += self._continued(text[start - 1], text[start:end]) or self._broken(
+                text[start:end], broken
+            )
+        return ids
 
-    def _first_span(self, text: str) -> tuple[int, int] | None:
-        """Where the first string that can be cut and becomes a control token begins and ends."""
+    def _continued(self, before: str, text: str) -> list[int] | None:
+        """The ids of the text as they are behind a letter, where no space is put before it.
+
+        None where it has no ids of its own there, or one of them is a control token.
+        """
+        # Behind the very letter that it was cut from, the string may be whole again.
+        for letter in (before, ".", "a") if self.tokenizer.is_fast else ():
+            found = self._with_offsets(letter + text)
+            ids = [token for token, (_, end) in found if end > 1]
+            is_apart = min((start for _, (start, end) in found if end > 1), default=0) == 1
+            if is_apart and self.control.isdisjoint(ids):
+                return ids
+        return None
+
+    def _with_offsets(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        """Each id with where in the text its letters begin and end."""
+        found = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        return [*zip(found["input_ids"], found["offset_mapping"], strict=True)]
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each string that can be cut and becomes a control token begins and ends."""
         if self.tokenizer.is_fast:
-            found = self.tokenizer(
-                text,
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_offsets_mapping=True,
-                verbose=False,
-            )
-            spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
-            return next(
-                (
-                    (start, end)
-                    for token, (start, end) in spans
-                    if token in self.control and end - start > 1 and token != self.unknown
-                ),
-                None,
-            )
-        places = []
-        for name in {self._name(token) for token in self.control}:
-            start = text.casefold().find(name.casefold())
-            if len(name) > 1 and start >= 0:
-                places.append((start, start + len(name)))
-        return min(places, default=None)
+            return [
+                (start, end)
+                for token, (start, end) in self._with_offsets(text)
+                if token in self.control and end - start > 1 and token != self.unknown
+            ]
+        names = sorted({self._name(token) for token in self.control}, key=len, reverse=True)
+        spelt = "|".join(re.escape(name) for name in names if len(name) > 1)
+        # Not by casefold(), in which other letters of the text may become two.
+        found = re.finditer(spelt, text, re.IGNORECASE) if spelt else ()
+        return [one.span() for one in found]
 
     def _name(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(token))
