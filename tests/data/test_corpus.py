@@ -1,7 +1,7 @@
 import json
 import random
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -235,6 +235,8 @@ def test_boilerplate_is_reported_and_dropped(tmp_path, tokenizer):
     assert 0.5 < summary.repeated_line_share < 0.8
     assert "20 of 20 documents or more" in str(summary)
     assert "--drop_boilerplate" in str(summary)
+    assert ', such as "Go to our page about ' in str(summary)
+    assert "--drop_boilerplate" not in str(replace(summary, repeated_line_share=0.019))
     for seed in range(5):
         corpus = read_corpus([source], tokenizer, drop_boilerplate=True, seed=seed, **options)
         sides = [text_of(side, tokenizer) for side in (corpus.train, corpus.validation)]
@@ -247,8 +249,10 @@ def test_boilerplate_is_reported_and_dropped(tmp_path, tokenizer):
 
 def test_validation_is_the_same_whatever_is_held_out_and_trained(tmp_path, tokenizer):
     texts = marked(150, 1)
-    own = table(tmp_path / "own.jsonl", [f"menu\n{text}" for text in texts])
-    other = table(tmp_path / "other.jsonl", [f"menu\n{text} \n" for text in texts[::2]])
+    own = table(tmp_path / "own.jsonl", [f"the menu of all our pages\n{text}" for text in texts])
+    other = table(
+        tmp_path / "other.jsonl", [f"the menu of all our pages\n{text} \n" for text in texts[::2]]
+    )
     for dropped in (False, True):
         options = {"sequence_length": 16, "drop_boilerplate": dropped, "validation_tokens": 1000}
         held_out = read_corpus([other], tokenizer, with_train=False, **options).held_out

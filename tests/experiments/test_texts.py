@@ -156,6 +156,7 @@ def test_the_model_writes_what_is_missing(model, text, table, sentences):
     measured = texts.validation["general"]
     assert not rows & {tuple(measured[i]["input_ids"].tolist()) for i in range(len(measured))}
     summary = texts.summary()
+    assert "repeated_line" not in summary["general"]
     assert summary["general"]["sources"] == summary["replay"]["sources"] == ["self"]
     assert summary["general"]["validation_tokens"] == 32 * len(measured)
 
@@ -294,7 +295,7 @@ def test_replay_holds_nothing_that_the_gain_is_measured_on(model, text, table, s
 
 def test_an_evaluation_has_the_validation_texts_of_training(model, table, sentences):
     """With copies between the texts, near-copies and boilerplate, whatever is trained on."""
-    general = [f"menu\n{one}" for one in sentences(80, 1)]
+    general = [f"the menu of all our pages\n{one}" for one in sentences(80, 1)]
     own = [*sentences(60, 2), *general[:20], *(f"{one} end." for one in sentences(9, 2))]
     sources = ([table("own", own)], [table("general", general)])
     for drop_boilerplate in (False, True):

@@ -12,6 +12,10 @@ LITTLE_VALIDATION = 2_000
 """Tokens of validation below which a figure says little, and a warning says so."""
 
 
+MUCH_REPEATED = 0.02
+"""The part of the characters in repeated lines from which on dropping them is worth a word."""
+
+
 @dataclass(frozen=True)
 class CorpusSettings:
     """What is made of documents: budgets and `sequence_length` in tokens.
@@ -48,7 +52,8 @@ class CorpusSummary:
     out elsewhere (general text, for the specialized) this one holds `held_out_copies` and
     `held_out_near_copies`, which are not trained on, made from `held_out_met` documents of it.
     `repeated_lines` stand in at least 20 documents; `repeated_line_share` is their part of all
-    characters, and `are_repeated_lines_dropped` says whether only the first of each was kept.
+    characters, `repeated_line` the one that takes most of it, and `are_repeated_lines_dropped` says
+    whether only the first of each was kept.
     `trained_run_share` is the part of the runs of 24 tokens of validation that stand in any text
     that the run trains on; None where it trains on none, or documents are shorter.
     """
@@ -79,6 +84,7 @@ class CorpusSummary:
     held_out_met: int = 0
     repeated_lines: int = 0
     repeated_line_share: float = 0.0
+    repeated_line: str = ""
     are_repeated_lines_dropped: bool = False
     trained_run_share: float | None = None
 
@@ -147,14 +153,21 @@ class CorpusSummary:
                 f"{counted(self.held_out_near_copies, 'near-copy')} of what is measured elsewhere"
             )
         if self.repeated_line_share >= 0.001:
-            done = "all but the first dropped"
-            if not self.are_repeated_lines_dropped:
-                done = "--drop_boilerplate keeps the first of each"
+            done = ""
+            if self.are_repeated_lines_dropped:
+                done = " (all but the first dropped)"
+            elif self.repeated_line_share >= MUCH_REPEATED:
+                done = " (--drop_boilerplate keeps the first of each)"
             lines.append(
                 f"  repeated lines: {self.repeated_lines:,} of {REPEATED} documents or more, "
-                f"{self.repeated_line_share:.1%} of the characters ({done})"
+                f"{self.repeated_line_share:.1%} of the characters{done}, such as "
+                f'"{_cut(printable(self.repeated_line))}"'
             )
         return lines
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 @dataclass(frozen=True)

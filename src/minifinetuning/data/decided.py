@@ -41,14 +41,14 @@ class Watched:
     def __iter__(self) -> Iterator[Document]:
         for document in self.documents:
             if not self._is_known:
-                self._note(document.text)
+                self._note(document)
             yield document
         self._is_known = True
 
-    def _note(self, text: str) -> None:
+    def _note(self, document: Document) -> None:
         if self.lines is not None:
-            self.lines.add(text)
-        if self._held_out and (identity := document_identity(text)) in self._held_out:
+            self.lines.add(document)
+        if self._held_out and (identity := document_identity(document.text)) in self._held_out:
             self.copies.add(identity)
 
 

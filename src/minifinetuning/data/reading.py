@@ -107,7 +107,7 @@ def corpus_from_documents(
     dropping = None
     if settings.drop_boilerplate:
         for document in tqdm(documents, "lines", leave=False, disable=not progress):
-            lines.add(document.text)
+            lines.add(document)
         dropping = WithoutRepeatedLines(documents, lines.documents_of)
         watched = Watched(dropping, held_out, None)
     found = decided(watched, tokenizer, settings, held_out, progress=progress)
@@ -152,6 +152,7 @@ def corpus_from_documents(
         held_out_met=len(watched.copies | held_out.met(found.signatures)),
         repeated_lines=len(lines.documents_of),
         repeated_line_share=lines.share,
+        repeated_line=lines.example,
         are_repeated_lines_dropped=settings.drop_boilerplate,
     )
     return Corpus(train, validation, summary, found.held_out())

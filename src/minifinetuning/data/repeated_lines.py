@@ -4,14 +4,21 @@ Where they stand on both sides of a split, the model is measured on what it was 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from minifinetuning.data.documents import Document
+from minifinetuning.data.places import CODE_ENDINGS, kind
+from minifinetuning.data.scripts import WITHOUT_SPACES
 from minifinetuning.data.seen import SeenTexts
 
 DOCUMENTS = 20
 """In how many documents a line must stand to count as repeated."""
+
+_FEWEST_WORDS, _FEWEST_LETTERS, _FEWEST_LETTERS_WITHOUT_SPACES = 4, 15, 8
+_NO_WORD = re.compile(r"[\x00-\x26\x28-\x2c\x2e-\x40\x5b-\x60\x7b-\x7f]")
+"""What is in no word of any language: digits, and all signs of ASCII but `'` and `-`."""
 
 _SLOTS = 2**23
 _MOST_LINES = 100_000
@@ -23,7 +30,8 @@ class RepeatedLines:
 
         documents_of(line) = sum(line in lines(document) for document in documents)
 
-    Lines are compared without the white space around them, and hold a letter or a digit. Each is
+    Lines are compared without the white space around them. Those of source code are its grammar,
+    and so may short ones be elsewhere: only prose counts, see `is_prose`. Each line is
     counted in two tables of bytes by its hash until it is repeated, and from there on by itself.
     """
 
@@ -32,10 +40,12 @@ class RepeatedLines:
         self.characters = 0
         self._tables = (bytearray(_SLOTS), bytearray(_SLOTS))
 
-    def add(self, text: str) -> None:
+    def add(self, document: Document) -> None:
         """Count the lines of one document."""
-        self.characters += len(text)
-        for line in {line.strip() for line in text.splitlines()}:
+        self.characters += len(document.text)
+        if is_source_code(document):
+            return
+        for line in {line.strip() for line in document.text.splitlines()}:
             if line in self.documents_of:
                 self.documents_of[line] += 1
             elif line and self._times(line) == DOCUMENTS and self._counts(line):
@@ -47,8 +57,13 @@ class RepeatedLines:
         repeated = sum(len(line) * times for line, times in self.documents_of.items())
         return repeated / max(1, self.characters)
 
+    @property
+    def example(self) -> str:
+        """The repeated line that takes most of the text; empty where there is none."""
+        return max(self.documents_of, key=lambda n: len(n) * self.documents_of[n], default="")
+
     def _counts(self, line: str) -> bool:
-        return any(map(str.isalnum, line)) and len(self.documents_of) < _MOST_LINES
+        return is_prose(line) and len(self.documents_of) < _MOST_LINES
 
     def _times(self, line: str) -> int:
         """How often the line has come, up to 20; too often only where others share its slots."""
@@ -61,8 +76,28 @@ class RepeatedLines:
         return times
 
 
+def is_prose(line: str) -> bool:
+    """Whether it says something: four words of 15 letters, or 8 letters where words are not apart.
+
+    A word is letters alone but for what stands around it. `else:`, `return None` and a date are no
+    prose, and shorter items of a menu give away too little to count.
+    """
+    if sum(map(len, WITHOUT_SPACES.findall(line))) >= _FEWEST_LETTERS_WITHOUT_SPACES:
+        return True
+    parts = (part.strip('.,:;!?()[]"') for part in line.split())
+    words = [part for part in parts if any(map(str.isalpha, part)) and not _NO_WORD.search(part)]
+    return len(words) >= _FEWEST_WORDS and sum(map(len, words)) >= _FEWEST_LETTERS
+
+
+def is_source_code(document: Document) -> bool:
+    """Whether it is a file of source code, by its ending."""
+    return document.row is None and kind(document.place) in CODE_ENDINGS
+
+
 class WithoutRepeatedLines:
     """The documents, gone through anew each time; each repeated line is left where it is first.
+
+    Source code stays as it is.
 
     Documents of which nothing is left, or what another one is left with, are left out: `empty` and
     `repeated` count them once an iteration has ended.
@@ -77,7 +112,7 @@ class WithoutRepeatedLines:
         met: set[str] = set()
         seen = SeenTexts()
         for document in self.documents:
-            text = self._text(document.text, met)
+            text = document.text if is_source_code(document) else self._text(document.text, met)
             if not text.strip():
                 self.empty += 1
             elif seen.add(text.strip()):

@@ -61,6 +61,9 @@ class Texts:
     def summary(self) -> dict[str, Any]:
         """For metrics.json."""
         described = {name: asdict(summary) for name, summary in self.summaries.items()}
+        for summary in described.values():
+            # Words of the text itself are for the screen alone: metrics.json may be published.
+            del summary["repeated_line"]
         return {SPECIALIZED: None, GENERAL: None} | described
 
 
