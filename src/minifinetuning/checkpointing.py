@@ -17,9 +17,11 @@ from minifinetuning.checkpoints import (
     FINAL_STATE,
     MANIFEST,
     best_of,
+    damage,
     manifest_of,
     write_manifest,
 )
+from minifinetuning.choosing import logged_steps
 from minifinetuning.config import MFTConfig
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
@@ -45,6 +47,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         self._record: dict[str, Any] | None = None
         self._resumed: Path | None = None
         self._final_state: Path | None = None
+        self._best: tuple[Path, float] | None = None
         super().__init__(*args, **kwargs)
         self._checkpoints_kept = self.args.save_total_limit
 
@@ -64,6 +67,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         asked = asked_checkpoint(resume_from_checkpoint)
         self._resumed, self._final_state = self._checkpoint(asked)
         self._make_ready()
+        self._best = None if self._resumed is None else self._chosen_again()
         checkpoint = None if self._resumed is None else str(self._resumed)
         output = super().train(checkpoint, trial, ignore_keys_for_eval)
         self._keep_final_state()
@@ -101,6 +105,25 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
             (found / FINAL_STATE).unlink(missing_ok=True)
         return found, final
 
+    def _chosen_again(self) -> tuple[Path, float] | None:
+        """The best step so far and its metric: the first process decides, and all follow."""
+        assert self._resumed is not None
+        said: list[Any] = [None]
+        if self.accelerator.process_index == 0:
+            state = self._final_state or self._resumed / TRAINER_STATE_NAME
+            chosen = self._best_so_far(logged_steps(state))
+            said = [chosen, chosen is not None and damage(chosen[0]) is not None]
+        found = broadcast_object_list(said if said[0] else [None, False])
+        best: tuple[Path, float] | None = found[0]
+        if best is not None and found[1]:
+            # Only the start may have gone by now; the model still holds its weights.
+            self._save_starting_weights(best[0])
+        return best
+
+    def _best_so_far(self, log: list[dict[str, Any]]) -> tuple[Path, float] | None:
+        """The best step of a run with this log, by today's rule; None to leave it as it was."""
+        return None
+
     def _keep_final_state(self) -> None:
         """Note how the run has ended, where its last checkpoint, which says so, is not kept."""
         best = self.state.best_model_checkpoint
@@ -125,6 +148,9 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         best = None if self._resumed is None else best_of(self._resumed)
         if best is not None:
             self.state.best_model_checkpoint = str(best)
+        if self._best is not None:
+            self.state.best_model_checkpoint = str(self._best[0])
+            self.state.best_metric = self._best[1]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, which trains a step before it asks whether the run has ended already."""

@@ -14,6 +14,7 @@ __all__ = [
     "MANIFEST",
     "best_of",
     "checkpoints",
+    "damage",
     "flaw",
     "last_complete_checkpoint",
     "manifest_of",
@@ -64,15 +65,16 @@ def flaw(folder: Path, *, thoroughly: bool = True) -> str | None:
     Each file has to be there with its size and, where `thoroughly`, its checksum, for which all of
     it is read; and so have those of the best checkpoint, which the run may end with.
     """
-    found = _damage(folder, thoroughly)
+    found = damage(folder, thoroughly=thoroughly)
     best = best_of(folder)
     if found is None and best is not None and best.name != folder.name:
-        found = _damage(best, thoroughly)
+        found = damage(best, thoroughly=thoroughly)
         return None if found is None else f"{best.name}, the best until then, is not whole: {found}"
     return found
 
 
-def _damage(folder: Path, thoroughly: bool) -> str | None:
+def damage(folder: Path, *, thoroughly: bool = True) -> str | None:
+    """What is wrong with the files of this checkpoint alone, if anything: a clause about it."""
     manifest = manifest_of(folder)
     if manifest is None:
         return f"it has no {MANIFEST} that can be read, so it was not written whole"

@@ -24,6 +24,7 @@ from minifinetuning.callbacks import (
 )
 from minifinetuning.checkpointing import CheckpointingTrainer
 from minifinetuning.checkpoints import last_complete_checkpoint
+from minifinetuning.choosing import best_step
 from minifinetuning.config import SELECTION, MFTConfig
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
@@ -200,6 +201,14 @@ class MeasuringTrainer(CheckpointingTrainer):
         """Measure the reference, on the weights that training starts from."""
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
+
+    def _best_so_far(self, log: list[dict[str, Any]]) -> tuple[Path, float] | None:
+        """Chosen again, since the budget may be another now than when those steps were taken."""
+        by_selection = metric_name(self.args) == SELECTION
+        if not (self.args.load_best_model_at_end and by_selection and self.reference):
+            return None
+        start = self.reference[SPECIALIZED].perplexity
+        return best_step(log, self._folder, start, self.args.max_degeneralization)
 
     def _texts(self) -> dict[str, Any]:
         return {**super()._texts(), **(self.eval_dataset or {})}

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,6 +336,33 @@ def test_a_run_that_its_budget_stopped_goes_on_under_a_larger_one_only(trainer):
     assert len(first) < 8
     assert steps(1e-6, resume=True) == ([], reason)
     assert steps(1e6, resume=True) == (list(range(len(first) + 1, 9)), None)
+
+
+def test_no_step_above_a_budget_that_came_later_is_kept(trainer, tmp_path):
+    settings = {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    with pytest.raises(KeyboardInterrupt):
+        trainer("run", callback=Interrupt(7), **settings).train()
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
+    log = [entry for entry in state["log_history"] if "eval_degeneralization" in entry]
+    lost = {entry["step"]: entry["eval_degeneralization"] for entry in log}
+    budget = lost[6] / 2
+    assert max(lost[2], lost[4]) < budget
+    assert state["best_model_checkpoint"].endswith("checkpoint-6")
+    # The best of those within it whose checkpoint is there; the start always can be kept.
+    (tmp_path / "run" / "checkpoint-0").rename(tmp_path / "start")
+    for kept in (4, 2, 0):
+        run = trainer("run", max_degeneralization=budget, **settings)
+        start = [value.detach().clone() for value in run.model.parameters()]
+        run.train(resume_from_checkpoint=True)
+        assert "is above the budget" in run.budget.reason
+        assert run.kept_step == kept
+        assert all(map(torch.equal, run.model.parameters(), start)) == (kept == 0)
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{kept}")
+    # Under a larger budget the step that broke the smaller one is a candidate again.
+    run = trainer("run", max_degeneralization=1e6, callback=Interrupt(7), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(resume_from_checkpoint=True)
+    assert run.kept_step == 6
 
 
 def test_a_folder_that_was_moved_keeps_its_best_step(trainer, tmp_path):
