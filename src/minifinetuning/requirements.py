@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sized
 
 from minifinetuning.callbacks import metric_name
 from minifinetuning.config import MFTConfig
-from minifinetuning.data.batches import Sequences, normalized
+from minifinetuning.data.batches import Sequences
 from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.evaluation import SPECIALIZED
@@ -16,7 +16,7 @@ __all__ = [
     "require_measurable",
     "require_metric",
     "require_texts",
-    "require_tokens",
+    "require_validation",
     "required_mixture",
 ]
 
@@ -101,15 +101,14 @@ def require_fisher_text(args: MFTConfig, text: object | None) -> None:
         raise InputError("--ewc_lambda needs whole weights in each process: train without sharding")
 
 
-def require_tokens(texts: Mapping[str, object]) -> None:
-    """Raise InputError where the first example of a text (by its argument's name) is no tokens."""
-    for name, text in texts.items():
-        if not (isinstance(text, Sized) and hasattr(text, "__getitem__") and len(text)):
-            continue
-        try:
-            normalized(text[0])
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+def require_validation(args: MFTConfig, texts: object | None) -> None:
+    """Raise InputError where evaluations are to come, and nothing is there to evaluate on."""
+    if texts is None and args.eval_strategy != "no":
+        raise InputError(
+            f"eval_dataset is missing, though eval_strategy is {args.eval_strategy.value}: pass "
+            '{"specialized": ..., "general": ...}, or MFTConfig(eval_strategy="no", '
+            'save_strategy="no", load_best_model_at_end=False) to train without measuring'
+        )
 
 
 def named_texts(

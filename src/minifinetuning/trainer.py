@@ -21,20 +21,21 @@ from minifinetuning.data.batches import (
     collate,
     model_inputs,
 )
+from minifinetuning.data.given import require_lengths, require_sequences
 from minifinetuning.data.mixing import MixedOrder, MixedSequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import SPECIALIZED
 from minifinetuning.ewc import ElasticPenalty, fisher_diagonal, trained_parameters
 from minifinetuning.measuring import MeasuringTrainer
 from minifinetuning.models.causal import causal_model, check_halves, freeze_head
-from minifinetuning.models.loading import load_model, load_tokenizer
+from minifinetuning.models.loading import limit_of, load_model, load_tokenizer
 from minifinetuning.models.student import DistillationInputs, attach_distillation
 from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
 from minifinetuning.objectives import rule
 from minifinetuning.requirements import (
     named_texts,
     require_fisher_text,
-    require_tokens,
+    require_validation,
     required_mixture,
 )
 from minifinetuning.teachers import Teacher
@@ -92,17 +93,26 @@ class MFTTrainer(MeasuringTrainer):
             f'eval_dataset["{key}"]': text
             for key, text in (named_texts(eval_dataset) or {}).items()
         }
-        require_tokens({name: text for name, text in texts.items() if text is not None})
+        for name, text in texts.items():
+            if text is not None:
+                require_sequences(text, name)
+        require_validation(args, eval_dataset)
         self.mixture = required_mixture(args, replay_dataset, train_dataset)
         self.replay_dataset = replay_dataset
         self.fisher_dataset = replay_dataset if fisher_dataset is None else fisher_dataset
         require_fisher_text(args, self.fisher_dataset)
+        if not isinstance(model, (str, nn.Module)):
+            raise InputError(
+                f"model is a {type(model).__name__}: give a causal language model of transformers, "
+                "or its folder or hub id"
+            )
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
         check_halves(model)
         for name, text in texts.items():
             require_embeddings(text, embedding_rows(model), name)
+            require_lengths(text, limit_of(model.config), name)
         if peft_config is not None:
             set_seed(args.seed)
             model = get_peft_model(model, peft_config)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 
 from minifinetuning.config import (
@@ -13,6 +14,8 @@ from minifinetuning.config import (
     ModelConfig,
     TextConfig,
 )
+from minifinetuning.data.given import predicts_text
+from minifinetuning.data.packing import Marks, PackedSequences
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.caching import cache_teacher
 from minifinetuning.experiments.texts import read_texts
@@ -332,3 +335,20 @@ def test_a_teacher_is_cached_for_the_text_that_is_trained_on(monkeypatch, genera
     with pytest.raises(InputError, match="read"):
         cache_teacher(ModelConfig("model"), AdapterConfig(), data, CacheConfig())
     assert asked == [read]
+
+
+@pytest.mark.parametrize("which", ["own", "general"])
+def test_a_validation_side_without_a_token_to_predict_is_refused(model, table, sentences, which):
+    text = TextConfig(sequence_length=32, validation_tokens="1")
+    sources = [table("own", sentences(60, 1))]
+    other = [table("general", sentences(60, 2))] if which == "general" else None
+    with pytest.raises(InputError) as caught:
+        read_texts(model, text, sources, other, seed=1)
+    assert "has no token of text to predict: raise --validation_tokens" in str(caught.value)
+    assert f"{which}.jsonl has no token" in str(caught.value)
+
+
+def test_a_text_of_ends_alone_has_nothing_to_predict():
+    stream = numpy.array([7, 7, 7, 7], dtype=numpy.int32)
+    assert not predicts_text(PackedSequences(stream, 3, 7, marks=Marks(end=7)))
+    assert predicts_text(PackedSequences(stream, 3, 7))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 
 from minifinetuning.data.mixing import MixedOrder
@@ -51,6 +52,71 @@ def test_positions_of_packed_texts_are_refused_before_any_work(tiny_model, train
     rows = [{"input_ids": [1, 2, 3, 4], "position_ids": [0, 1, 0, 1]}]
     with pytest.raises(InputError, match="train_dataset: position_ids"):
         MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=rows)
+
+
+SHORT = [{"input_ids": [5]}] * 3
+UNLEARNT = [{"input_ids": [1, 2, 3], "labels": [-100] * 3}] * 3
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "replay_dataset", "eval_dataset"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([], "holds no sequences: give at least one"),
+        (["a text", "another"], "an example is a text and no dict of input_ids: tokenize"),
+        ([{"input_ids": []}], "its input_ids are empty: leave it out"),
+        ([{"input_ids": [1, -7, 2]}], "has the token id -7: ids count from 0"),
+        ([{"input_ids": [1, 2, 3], "labels": [1, 2]}], "has 3 input_ids and 2 labels"),
+        ([{"input_ids": [1, 2, 3], "completion_mask": [1]}], "3 input_ids and 1 completion_mask"),
+        (SHORT, "has no token to predict: in every sequence"),
+        (UNLEARNT, "has no token to predict: in every sequence"),
+        ([{"input_ids": [1] * 129}], "a sequence of 129 tokens, above the model's limit of 128"),
+    ],
+)
+def test_a_dataset_that_cannot_be_is_one_sentence(
+    tiny_model, training_arguments, random_sequences, argument, data, said
+):
+    given = {"train_dataset": random_sequences(8), argument: data}
+    with pytest.raises(InputError) as caught:
+        MFTTrainer(tiny_model("llama"), training_arguments(), **given)
+    text = 'eval_dataset["specialized"]' if argument == "eval_dataset" else argument
+    assert str(caught.value).startswith(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[1, 2], [3, -7]], "has the token id -7"),
+        ([[1, 2], [1] * 129], "has a sequence of 129 tokens"),
+        ([[5], [6]], "has no token to predict"),
+    ],
+)
+def test_a_table_that_cannot_be_is_one_sentence(tiny_model, training_arguments, rows, said):
+    table = Dataset.from_dict({"input_ids": rows})
+    with pytest.raises(InputError, match=f"^train_dataset {said}"):
+        MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=table)
+
+
+def test_one_sequence_without_predictions_among_others_is_taken(
+    tiny_model, training_arguments, random_sequences
+):
+    data = [*SHORT, *UNLEARNT, *random_sequences(8)]
+    MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=data)
+
+
+def test_a_model_that_is_none_says_what_to_give(training_arguments, random_sequences):
+    with pytest.raises(InputError, match=r"^model is a NoneType: give a causal language model"):
+        MFTTrainer(None, training_arguments(), train_dataset=random_sequences(8))
+
+
+def test_evaluations_without_a_text_for_them_say_what_to_give(
+    tiny_model, training_arguments, random_sequences
+):
+    args = training_arguments(eval_strategy="steps", eval_steps=1)
+    with pytest.raises(InputError, match=r"^eval_dataset is missing, though eval_strategy is step"):
+        MFTTrainer(tiny_model("llama"), args, train_dataset=random_sequences(8))
 
 
 @pytest.mark.parametrize("name", ["language modelling", "sequence to sequence"])

@@ -63,9 +63,12 @@ def normalized(example: Mapping[str, Any]) -> dict[str, Tensor]:
     _require_one_sequence(example)
     tokens = torch.as_tensor(example["input_ids"]).long()
     mask = torch.as_tensor(example.get("attention_mask", torch.ones_like(tokens))).long()
-    labels = torch.as_tensor(example.get("labels", tokens)).long().masked_fill(mask == 0, -100)
+    labels = torch.as_tensor(example.get("labels", tokens)).long()
+    _require_one_length(len(tokens), {"labels": labels, "attention_mask": mask})
+    labels = labels.masked_fill(mask == 0, -100)
     for name in LABEL_MASKS:
         if name in example:
+            _require_one_length(len(tokens), {name: example[name]})
             labels = labels.masked_fill(torch.as_tensor(example[name]) == 0, -100)
     labels[0] = -100
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
@@ -73,11 +76,19 @@ def normalized(example: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _require_one_sequence(example: Mapping[str, Any]) -> None:
     """Raise InputError where the example holds no tokens yet, or several texts in one."""
+    if not isinstance(example, Mapping):
+        what = "a text" if isinstance(example, str) else f"a {type(example).__name__}"
+        raise InputError(
+            f"an example is {what} and no dict of input_ids: "
+            "tokenize texts first, [{'input_ids': tokenizer(text)['input_ids']} for text in texts]"
+        )
     if "input_ids" not in example:
         raise InputError(
             f"an example has the columns {', '.join(map(str, example))} and no input_ids: "
             + _how_to_tokenize(example)
         )
+    if len(example["input_ids"]) == 0:
+        raise InputError("an example has no tokens, its input_ids are empty: leave it out")
     positions = example.get("position_ids")
     if positions is not None:
         found = torch.as_tensor(positions)
@@ -92,6 +103,15 @@ def _require_one_sequence(example: Mapping[str, Any]) -> None:
             "seq_lengths says that several texts are packed into one sequence, which would see one "
             "another here: give each text as a sequence of its own, or remove the column"
         )
+
+
+def _require_one_length(tokens: int, columns: Mapping[str, Any]) -> None:
+    for name, values in columns.items():
+        if len(values) != tokens:
+            raise InputError(
+                f"an example has {tokens:,} input_ids and {len(values):,} {name}: give one for "
+                "each token"
+            )
 
 
 def _how_to_tokenize(example: Mapping[str, Any]) -> str:

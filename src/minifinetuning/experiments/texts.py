@@ -19,6 +19,7 @@ from minifinetuning.data import (
     token_count,
 )
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.given import predicts_text
 from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED
@@ -202,6 +203,7 @@ class _Reader:
             held_out=held_out,
             warn=self.warn if is_measured else _nothing,
         )
+        _require_predictions(corpus, is_measured=is_measured, is_trained=with_train)
         for side in (corpus.train, corpus.validation):
             require_embeddings(side, self.vocabulary_size, f"the text of {', '.join(sources)}")
         self.say(str(corpus.summary))
@@ -245,6 +247,18 @@ class _Reader:
             "wrote itself"
         )
         return written
+
+
+def _require_predictions(corpus: Corpus, *, is_measured: bool, is_trained: bool) -> None:
+    """Raises InputError where a side that is needed has no token of text to predict."""
+    needed = {"train": is_trained, "validation": is_measured}
+    for side, text in (("train", corpus.train), ("validation", corpus.validation)):
+        if needed[side] and text is not None and not predicts_text(text):
+            named = ", ".join(corpus.summary.sources)
+            raise InputError(
+                f"the {side} side of {named} has no token of text to predict: raise "
+                f"--{side}_tokens, or give more text"
+            )
 
 
 def _summary_of_written(written: SelfWritten, *, is_validation: bool) -> CorpusSummary:

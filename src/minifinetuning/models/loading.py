@@ -29,6 +29,7 @@ __all__ = [
     "LOADING_ERRORS",
     "adapter_base",
     "is_adapter",
+    "limit_of",
     "load_as_started",
     "load_as_trained",
     "load_model",
@@ -167,8 +168,13 @@ def load_tokenizer(
 
 def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
     """The most tokens of a sequence that the model at this place was made for, if it says so."""
-    config = _config(name_or_path, trust_remote_code)
-    return getattr(config, "max_position_embeddings", None)
+    return limit_of(_config(name_or_path, trust_remote_code))
+
+
+def limit_of(config: Any) -> int | None:
+    """The most tokens of a sequence that a model of this configuration was made for, if known."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def vocabulary_size(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
