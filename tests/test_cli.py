@@ -481,10 +481,11 @@ def test_diverged_run_stops_and_names_the_last_good_checkpoint(
 def test_negative_degeneralization_is_warned_of(caplog: Any) -> None:
     from minifinetuning.experiments.adaptation import warn_of_unprepared_reference
 
-    warn_of_unprepared_reference({"degeneralization": 0.1})
-    warn_of_unprepared_reference({"degeneralization": None})
+    for interval in ([0.1, 0.3], [-0.1, 0.2], [None, None], None):
+        intervals = {"degeneralization": interval}
+        warn_of_unprepared_reference({"method": "mft", "intervals": intervals})
     assert not caplog.records
-    warn_of_unprepared_reference({"degeneralization": -1.0})
+    warn_of_unprepared_reference({"method": "mft", "intervals": {"degeneralization": [-1.2, -0.8]}})
     assert "prepare-reference" in caplog.text
 
 

@@ -148,7 +148,7 @@ def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
     from minifinetuning.config import ModelConfig
     from minifinetuning.experiments.two_models import compare_models
-    from minifinetuning.report import comparison_table, measured_on
+    from minifinetuning.report import comparison_table, measured_on, with_unprepared_note
 
     held: Any = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     metrics = compare_models(
@@ -160,7 +160,7 @@ def evaluate(options: Any, data: Any) -> None:
         output=None if options.output is None else Path(options.output),
     )
     print(comparison_table({"tuned": metrics}))
-    print(measured_on(metrics))
+    print(with_unprepared_note(measured_on(metrics), metrics))
 
 
 def blend(options: Any, data: Any) -> None:

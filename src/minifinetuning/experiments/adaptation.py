@@ -1,7 +1,6 @@
 """One run, whole: texts and a model in, a checkpoint with its model card and metrics.json out."""
 
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
 from minifinetuning.models.saving import save_model
-from minifinetuning.report import model_card
+from minifinetuning.report import about_unprepared, model_card
 from minifinetuning.resuming import asked_checkpoint
 from minifinetuning.trainer import MFTTrainer
 
@@ -191,11 +190,6 @@ def publish_result(
 
 def warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:
     """Say so where DG is negative: then S and DG are not what they seem."""
-    lost = metrics["degeneralization"]
-    if lost is not None and lost < 0 and not math.isclose(lost, 0.0, abs_tol=1e-9):
-        logger.warning(
-            "DG is negative (%.2f %%): training improved the general text, so the reference was "
-            "not prepared and S and DG do not mean what they should; run `mft prepare-reference` "
-            "first and give its output as --model",
-            lost,
-        )
+    sentence = about_unprepared({metrics["method"]: metrics})
+    if sentence:
+        logger.warning("%s", sentence)

@@ -45,6 +45,7 @@ from minifinetuning.experiments.texts import Texts, read_texts
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import (
+    about_unprepared,
     comparison_table,
     equal_specialization,
     measured_on,
@@ -198,6 +199,7 @@ def _report(
         f"evaluated {size.evaluations} times on the way."
     )
     table = f"{comparison_table(results)}\n\n{trained} {measured_on(results['mft'])}"
+    table = " ".join(filter(None, (table, about_unprepared(results))))
     equal = equal_specialization(results["mft"], results["ft"])
     written = "\n".join(f"**{name}** … {text}\n" for name, text in samples.items())
     write_atomically(output / "results.md", f"{table}\n\n{equal}\n\n{written}")

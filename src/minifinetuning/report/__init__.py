@@ -14,9 +14,11 @@ from minifinetuning.report.recommendation import recommendation
 from minifinetuning.report.reference_card import reference_card
 from minifinetuning.report.tables import Metrics, comparison_table
 from minifinetuning.report.tau_table import tau_table
+from minifinetuning.report.unprepared import about_unprepared, with_unprepared_note
 
 __all__ = [
     "Metrics",
+    "about_unprepared",
     "comparison_page",
     "comparison_table",
     "difference_table",
@@ -30,4 +32,5 @@ __all__ = [
     "save_frontier",
     "tau_table",
     "validation_extent",
+    "with_unprepared_note",
 ]

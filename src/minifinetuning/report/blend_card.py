@@ -5,6 +5,7 @@ from minifinetuning.report.front_matter import front_matter
 from minifinetuning.report.loading_code import loading_code
 from minifinetuning.report.names import shown
 from minifinetuning.report.tables import Metrics, comparison_table
+from minifinetuning.report.unprepared import with_unprepared_note
 
 __all__ = ["blend_card", "blend_table"]
 
@@ -17,7 +18,7 @@ def blend_table(metrics: Metrics) -> str:
         for point in metrics["points"]
         if point["coefficient"] > 0
     }
-    return f"{comparison_table(rows)}\n\n{measured_on(metrics)}"
+    return f"{comparison_table(rows)}\n\n{with_unprepared_note(measured_on(metrics), metrics)}"
 
 
 def blend_card(metrics: Metrics) -> str:

@@ -12,6 +12,7 @@ from minifinetuning.report.loading_code import loading_code
 from minifinetuning.report.names import shown
 from minifinetuning.report.tables import Metrics, markdown_table, percent, ratio
 from minifinetuning.report.tau_table import tau_table
+from minifinetuning.report.unprepared import with_unprepared_note
 
 __all__ = ["model_card"]
 
@@ -83,7 +84,7 @@ def model_card(metrics: Metrics) -> str:
         trained_runs=lambda name: _trained_runs(metrics["data"][name]),
         tau_table=tau_table(metrics) if "tau_search" in metrics else None,
         result_table=_result_table(metrics),
-        measured_on=measured_on(metrics),
+        measured_on=with_unprepared_note(measured_on(metrics), metrics),
         setting_table=_setting_table(metrics),
     )
 

@@ -1,4 +1,4 @@
-"""What a comparison comes to, in one sentence."""
+"""What a comparison comes to, in one sentence, and one more where its DG is negative."""
 
 from collections.abc import Mapping
 
@@ -13,6 +13,7 @@ from minifinetuning.report.ranking import (
     tries_several_methods,
 )
 from minifinetuning.report.tables import Metrics
+from minifinetuning.report.unprepared import about_unprepared
 
 __all__ = ["recommendation"]
 
@@ -25,8 +26,12 @@ def recommendation(results: Mapping[str, Metrics], budget: float) -> str:
     `experiments.compare.lead`. Where that holds zero the sentence says "not clearly better than",
     and where it is not known, that it is not. Without general text the budget cannot be applied: S
     of the steps kept decides, and the sentence says so.
-    Raises InputError where there is no result.
+    Where DG is negative a sentence more says so. Raises InputError where there is no result.
     """
+    return " ".join(filter(None, (_advice(results, budget), about_unprepared(results))))
+
+
+def _advice(results: Mapping[str, Metrics], budget: float) -> str:
     ordered = list(ranked(results, budget).values())
     winner, rival = contenders(results, budget)
     if winner is None:
