@@ -99,9 +99,9 @@ def _data_table(data: Mapping[str, Any]) -> str:
     return markdown_table(rows)
 
 
-def _trained_runs(summary: Mapping[str, Any]) -> str:
+def _trained_runs(summary: Mapping[str, Any] | None) -> str:
     """The end of a sentence: how much of a measured text stands in the training text even so."""
-    share = summary.get("trained_run_share")
+    share = None if summary is None else summary.get("trained_run_share")
     if share is None:
         return ""
     return f"; {100 * share:.1f} % of their runs of {RUN} tokens stand in the training text"
