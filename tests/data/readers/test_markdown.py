@@ -52,3 +52,5 @@ def test_a_long_rule_takes_no_time():
 def test_a_long_text_with_a_comment_takes_little_time():
     text = "A paragraph with `code` in it.\n\n" * 2000
     assert markdown_text(text + "<!-- no -->" + text) == text + text
+    for unclosed in ("a <!-- " * 20_000, "<!-- " * 20_000):
+        assert markdown_text(unclosed) == unclosed

@@ -142,6 +142,7 @@ def test_what_is_hidden_is_not_read(hidden):
 LINKS = "".join(f"<a href=/{n}>Chapter {n}</a> " for n in range(6))
 LIST = LINKS.replace("<a", "<li><a")
 TABLE = "".join(f"<tr><td><a href=#{n}>open_file_{n}</a><td>opens</tr>" for n in range(6))
+NAMES = "".join(f"<h2>open_file_{n}</h2>" for n in range(6))
 PAPERS = "".join(f"<li><a href={n}>Smith J. A long title, {n}. Nature 1970</a>" for n in range(6))
 
 
@@ -153,6 +154,7 @@ PAPERS = "".join(f"<li><a href={n}>Smith J. A long title, {n}. Nature 1970</a>" 
         f"<div class=left>{LINKS}</div>",
         f"<div id=site-nav><div><ul>{LIST}</ul></div></div>",
         f"<ul class=sidebarList>{LIST}</ul>",
+        f"<div><header><ul>{LIST}</ul></header></div>",
         f"<main><ul>{LIST.replace('Chapter', 'On ')}</ul></main>",
     ],
 )
@@ -173,6 +175,7 @@ def test_a_list_of_links_before_all_headings_is_a_menu(menu):
     [
         (f"<h1>Glossary</h1><ul>{LIST}</ul><p>end", "Chapter 5"),
         (f"<h1>API</h1><table>{TABLE}</table><p>end", "open_file_5"),
+        (f"<h1>API</h1><table>{TABLE}</table>{NAMES}", "opens"),
         (f"<p>Text.<h2>References</h2><ol>{PAPERS}</ol>", "title, 5"),
         (f"<body><ol>{PAPERS}</ol><h1>end</h1>", "title, 5"),
         (f"<main><ul>{LIST}</ul><h1>end</h1></main>", "Chapter 5"),
@@ -193,3 +196,7 @@ def test_a_text_with_links_and_a_page_of_nothing_else_are_read():
 def test_a_page_nested_as_no_person_does_it_is_read():
     page = "<div>" * 5000 + "deep 10<sup>3</sup>" + "</div>" * 5000
     assert visible_text(page) == "deep 10^3"
+
+
+def test_a_formula_nested_as_no_person_does_it_is_read():
+    assert visible_text("<math>" + "<mrow>" * 3000 + "<mi>x</mi>") == "x"

@@ -13,6 +13,8 @@ _DISPLAY = re.compile(r"\{\\(?:display|text)style\s+(.*)\}", re.DOTALL)
 _IMAGES = "img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display, img.tex"
 _SIMPLE = re.compile(r"[-+\u2212]?(?:\d+|[^\W\d]\w*|\W)|\([^()]*\)")
 """What needs no brackets as a power, an index or a part of a fraction."""
+_DEEPEST = 100
+"""Elements within each other, below which nobody writes a formula."""
 _INVISIBLE = {"\u2061": " ", "\u2062": "", "\u2063": ",", "\u2064": ""}
 """Signs between factors, indices and so on that are not drawn."""
 
@@ -56,9 +58,9 @@ def _tex(source: str) -> str:
     return (whole[1] if whole else source).strip()
 
 
-def _line(node: Any) -> str:
+def _line(node: Any, depth: int = 0) -> str:
     """A node of MathML as a line."""
-    if node.type != 1:
+    if node.type != 1 or depth > _DEEPEST:
         text = " ".join(node.text.split())
         return "".join(_INVISIBLE.get(letter, letter) for letter in text)
     if node.tag in ("annotation", "annotation-xml", "mphantom"):
@@ -68,17 +70,17 @@ def _line(node: Any) -> str:
     write = _WRITTEN.get(node.tag)
     parts = [child for child in node.child_nodes[:] if child.type == 1]
     if write is not None and parts:
-        return write([_line(part) for part in parts])
+        return write([_line(part, depth + 1) for part in parts])
     if node.tag == "mmultiscripts" and parts:
-        return _many_scripts(parts)
-    return _joined(node)
+        return _many_scripts(parts, depth + 1)
+    return _joined(node, depth + 1)
 
 
-def _joined(node: Any) -> str:
+def _joined(node: Any, depth: int) -> str:
     """The children one behind the other, none of which makes another number of the one before."""
     line, was_written = "", False
     for child in node.child_nodes[:]:
-        text = _line(child)
+        text = _line(child, depth)
         is_number = text[:1].isdigit() and line[-1:].isalnum()
         if is_number or (was_written and text[:1].isalnum() and line[-1:].isalnum()):
             line += " "
@@ -130,9 +132,9 @@ def _spaced(parts: list[str]) -> str:
     return line
 
 
-def _many_scripts(parts: list[Any]) -> str:
+def _many_scripts(parts: list[Any], depth: int) -> str:
     """Indices and powers of a letter, which may stand before it too."""
-    lines = ["" if part.tag in ("none", "mprescripts") else _line(part) for part in parts]
+    lines = ["" if part.tag in ("none", "mprescripts") else _line(part, depth) for part in parts]
     behind = next((n for n, part in enumerate(parts) if part.tag == "mprescripts"), len(parts))
     write = _with_scripts("_", "^")
     after = "".join(write(["", *lines[n : n + 2]]) for n in range(1, behind, 2))

@@ -13,17 +13,14 @@ _FRONT_MATTER = re.compile(
     r"\A(?:---\n(?:[\w\"'.-]+[ \t]*:.*\n(?:.*\n)*?)?(?:---|\.\.\.)|"
     r"\+\+\+\n(?:.*\n)*?\+\+\+)[ \t]*(?:\n|\Z)"
 )
-_COMMENT = re.compile(r"<!--(?:-?>|.*?-->)", re.DOTALL)
+_COMMENT = re.compile(r"(?<!\\)<!--(?:-?>|.*?-->)", re.DOTALL)
 _EMBEDDED = re.compile(
     # A picture within the text, of which a tokenizer would make thousands of tokens.
     r"!\[([^\]]*)\]\(\s*<?data:[^)]*\)|<img\b[^>]*\bsrc\s*=\s*[\"']?data:[^>]*>|"
     r"^ {0,3}\[[^\]]+\]:\s*<?data:\S*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_CODE_SPAN = re.compile(
-    rf"(?<![\\`])(`+)(?!`)(?:.*?[^`])\1(?!`)|(?<!\\){_COMMENT.pattern}", re.DOTALL
-)
-"""Code within a line, or a comment: whichever begins first holds the other."""
+_CODE_SPAN = re.compile(r"(?<![\\`])(`+)(?!`)(?:.*?[^`])\1(?!`)", re.DOTALL)
 
 
 def markdown_text(content: str) -> str:
@@ -71,13 +68,30 @@ def _parser() -> "MarkdownIt":
 def _shown(text: str, may_hold_code: bool) -> str:
     """The text without comments and embedded pictures, outside of code within its lines."""
     if not may_hold_code:
-        return _EMBEDDED.sub(lambda found: found[1] or "", _COMMENT.sub("", text))
+        last = text.rfind("-->") + 3 if "-->" in text else 0
+        text = _COMMENT.sub("", text[:last]) + text[last:]
+        return _EMBEDDED.sub(lambda found: found[1] or "", text)
     parts, reached = [], 0
-    for found in _CODE_SPAN.finditer(text):
-        parts += [text[reached : found.start()], found[0] if found[1] else ""]
+    for found in _spans(text):
+        is_code = found.re is _CODE_SPAN
+        parts += [text[reached : found.start()], found[0] if is_code else ""]
         reached = found.end()
     parts.append(text[reached:])
     return "".join(
         part if number % 2 else _EMBEDDED.sub(lambda found: found[1] or "", part)
         for number, part in enumerate(parts)
     )
+
+
+def _spans(text: str) -> Iterator[re.Match[str]]:
+    """Code within the lines, and comments: whichever begins first holds the others."""
+    # None closes behind it, so that those that nothing closes are not looked at one by one.
+    last = text.rfind("-->") + 3
+    code, comment = _CODE_SPAN.search(text), _COMMENT.search(text, 0, last)
+    while found := min((one for one in (code, comment) if one), key=re.Match.start, default=None):
+        yield found
+        reached = found.end()
+        if code and code.start() < reached:
+            code = _CODE_SPAN.search(text, reached)
+        if comment and comment.start() < reached:
+            comment = _COMMENT.search(text, reached, last) if reached < last else None

@@ -1,7 +1,7 @@
 """Menus and tables of contents of an HTML page: lists of links that are no content of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minifinetuning.data.readers.page_tree import found
@@ -24,6 +24,8 @@ _FEWEST_LINKS = 5
 _LINKED = 0.8
 _NAMED_LINKED = 0.5
 """The share of letters in links: of what has no name of a menu, and of what has one."""
+_DEEPEST = 20
+"""Elements around a list that are looked at for a name."""
 _WORDS = 5
 """The most words of a link of a menu, on average."""
 
@@ -31,7 +33,7 @@ _WORDS = 5
 def menus(tree: Any) -> Iterator[Any]:
     """The elements that lead through the site, not through the text.
 
-    A list of links alone is one where it is called a menu, repeats the headings of the page, or
+    A list of links alone is one where it is called a menu, is in a header, repeats headings, or
     stands before them all, outside of what the page says is its content. Lists of references,
     glossaries and tables of links in the content are none.
     """
@@ -49,28 +51,40 @@ def _is_menu(node: Any, is_under_heading: bool, headings: set[str]) -> bool:
     links = found(node, "a[href]")
     if len(links) < _FEWEST_LINKS or _linked(node) < _LINKED:
         return False
-    if _is_named(node) or sum(_plain(link) in headings for link in links) > _LINKED * len(links):
+    if node.closest("header") is not None or _is_named(node):
+        return True
+    beside = _unlinked(node, links)
+    repeated = sum(_plain(link) in headings for link in links)
+    if repeated > _LINKED * len(links) and not re.search(r"[^\W\d_]", beside):
         return True
     if node.closest(_CONTENT) is not None:
         return False
     if node.tag not in _LISTS:
         # Links with signs between them; commas and words make a sentence of them.
-        words = _plain(node)
-        for link in sorted((_plain(link) for link in links), key=len, reverse=True):
-            words = words.replace(link, "", 1)
-        return not re.search(r"[\w,;.]", words)
+        return not re.search(r"[\w,;.]", beside)
     is_short = sum(len(link.text.split()) for link in links) <= _WORDS * len(links)
     return is_short and not is_under_heading
 
 
 def _is_named(node: Any) -> bool:
     """Whether it, or what it is the most of, has the name of a menu."""
-    while node is not None and node.tag not in ("html", "body", "main", "article", None):
+    for _ in range(_DEEPEST):
+        if node is None or node.tag in ("html", "body", "main", "article", None):
+            break
         names = f"{node.class_name or ''} {node.id or ''}"
         if _NAMES.search(names) and _linked(node) >= _NAMED_LINKED:
             return True
         node = node.parent
     return False
+
+
+def _unlinked(node: Any, links: Sequence[Any]) -> str:
+    """What stands beside the links."""
+    text = _plain(node)
+    # The longest first, of which others may be a part.
+    for link in sorted(map(_plain, links), key=len, reverse=True):
+        text = text.replace(link, "", 1)
+    return text
 
 
 def _linked(node: Any) -> float:
