@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from minifinetuning.data.tokenizer_identity import tokenizer_difference, tokenizer_identity
@@ -93,6 +93,19 @@ def test_rules_written_in_another_way_make_no_difference(backend):
     wrapped = Tokenizer.from_str(backend.to_str())
     wrapped.normalizer = normalizers.Sequence([])
     assert tokenizer_difference(fast(backend), fast(wrapped)) is None
+
+
+def test_what_a_tokenizer_puts_around_text_is_a_difference(backend):
+    opening, closing = (Tokenizer.from_str(backend.to_str()) for _ in range(2))
+    for changed, template in ((opening, "<|pad|> $A"), (closing, "$A <|end|>")):
+        special = [(name, backend.token_to_id(name)) for name in ("<|pad|>", "<|end|>")]
+        changed.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=special
+        )
+    said = tokenizer_difference(fast(backend), fast(opening, bos_token="<|pad|>"))
+    assert said == "one makes a of 'a', and the other <|pad|> a"
+    # Every document is closed by this token anyway.
+    assert tokenizer_difference(fast(backend), fast(closing)) is None
 
 
 def test_what_a_tokenizer_makes_of_text_is_a_difference(backend):

@@ -38,9 +38,9 @@ def tokenizer_difference(
 ) -> str | None:
     """What `second` makes of text otherwise than `first`, in a few words; None where nothing is.
 
-    Names, paddings and the tokens that close or open a document do not count, nor does what either
-    was saved by; nor tokens that one has more, as long as both number the rest alike and split
-    text into it alike.
+    Names, paddings and which token closes a document do not count, nor does what either was saved
+    by; nor tokens that one has more, as long as both number the rest alike, split text into it
+    alike, and put the same control tokens around it.
     """
     theirs, ours = first.get_vocab(), second.get_vocab()
     moved = sorted(token for token in theirs.keys() & ours.keys() if theirs[token] != ours[token])
@@ -50,6 +50,9 @@ def tokenizer_difference(
     only = sorted((theirs.keys() ^ ours.keys()) - _added(first) - _added(second))
     if only:
         return f"{len(only)} tokens are known to one alone, among them {only[0]!r}"
+    around, ours_around = _around_text(first), _around_text(second)
+    if around != ours_around:
+        return f"one makes {' '.join(around)} of 'a', and the other {' '.join(ours_around)}"
     if first.is_fast and second.is_fast and _fast_rules(first) == _fast_rules(second):
         return None
     for text in _PROBES:
@@ -72,6 +75,16 @@ def _ordinary(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         text, add_special_tokens=False, split_special_tokens=tokenizer.is_fast
     )["input_ids"]
     return token_ids
+
+
+def _around_text(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """A text as documents are read, with what the tokenizer puts in front of it and behind."""
+    token_ids = tokenizer("a", split_special_tokens=tokenizer.is_fast)["input_ids"]
+    # What closes a document is put there by whoever reads it, where the tokenizer does not.
+    if token_ids and token_ids[-1] == tokenizer.eos_token_id:
+        token_ids = token_ids[:-1]
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(token_ids)
+    return tokens
 
 
 def _added(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
