@@ -67,6 +67,8 @@ def arguments(folder, metric="eval_loss", keeps_best=True):
         output_dir=str(folder),
         metric_for_best_model=metric,
         eval_strategy="steps",
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
     )
 
 

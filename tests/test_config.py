@@ -232,3 +232,32 @@ def test_half_precision_that_only_a_gpu_has_is_refused_without_one(folder):
 def test_what_a_run_starts_from_is_checked_before_anything_is_read(made, sentence):
     with pytest.raises(InputError, match=sentence):
         made()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_steps": 4, "warmup_steps": 1000}, "--warmup_steps 1000 leaves none of the 4 steps"),
+        ({"max_steps": 4, "warmup_steps": 4}, "--warmup_steps 4 leaves none of the 4"),
+        ({"greater_is_better": True}, "--greater_is_better would keep the worst step"),
+        (
+            {"greater_is_better": True, "metric_for_best_model": "eval_ratio"},
+            "--greater_is_better would keep the worst step by --metric_for_best_model eval_ratio",
+        ),
+        (
+            {"greater_is_better": False, "metric_for_best_model": "specialization"},
+            "--greater_is_better false would keep the step of least gain",
+        ),
+    ],
+)
+def test_settings_that_defeat_a_run_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        MFTConfig(**{"output_dir": "o", "eval_steps": 1} | changes)
+
+
+def test_warm_up_within_the_run_is_taken():
+    for steps in (0, 3, 0.5):
+        MFTConfig(output_dir="o", max_steps=4, eval_steps=1, warmup_steps=steps)
+    MFTConfig(
+        output_dir="o", max_steps=4, eval_steps=1, warmup_steps=9, lr_scheduler_type="constant"
+    )

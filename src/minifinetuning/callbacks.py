@@ -16,6 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from minifinetuning.config.trainer_options import require_warm_up_within
 from minifinetuning.errors import InputError, did_you_mean
 
 __all__ = [
@@ -121,6 +122,7 @@ class StartingPoint(TrainerCallback):  # type: ignore[misc]
                 f"--eval_steps {state.eval_steps:g} is above the {state.max_steps} steps of this "
                 "run: no step would be measured and kept, lower it"
             )
+        require_warm_up_within(args, state.max_steps)
         metrics, name = self.metrics(), metric_name(args)
         if metrics and name not in {*metrics, "eval_ratio"}:
             raise InputError(

@@ -176,6 +176,16 @@ def test_a_pilot_is_measured_at_its_end_however_long_the_run_waits(training_argu
     assert (pilot.max_steps, pilot.eval_steps, pilot.eval_delay) == (10, 10, 0)
 
 
+def test_a_pilot_warms_up_in_proportion(training_arguments, tmp_path):
+    for warm_up, expected in ((20, 0.5), (0.1, 0.1)):
+        full = training_arguments(
+            **{"tau": "auto", "max_degeneralization": 1.0, "max_steps": 40},
+            **{"warmup_steps": warm_up, "lr_scheduler_type": "cosine"},
+        )
+        pilot = tau_search._pilot_training(full, AdapterConfig(), 0.5, 10, tmp_path)
+        assert pilot.warmup_steps == expected
+
+
 def test_the_steps_of_a_run_are_of_one_gpu_where_a_process_sees_several(training_arguments):
     args = training_arguments(max_steps=-1, num_train_epochs=3)
     assert args.n_gpu <= 1

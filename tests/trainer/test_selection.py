@@ -112,3 +112,10 @@ def test_a_run_too_short_to_be_measured_is_refused_before_its_first_step(run):
     with pytest.raises(InputError, match="--eval_steps 3 is above the 2 steps of this run"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_warm_up_of_all_steps_is_refused_where_epochs_say_how_many_they_are(run):
+    trainer = run(max_steps=-1, num_train_epochs=0.1, warmup_steps=2, lr_scheduler_type="cosine")
+    with pytest.raises(InputError, match="--warmup_steps 2 leaves none of the 2 steps"):
+        trainer.train()
+    assert trainer.state.global_step == 0

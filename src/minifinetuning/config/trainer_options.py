@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants, get_token
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -21,7 +21,7 @@ from minifinetuning.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from minifinetuning.config.training import MFTConfig
 
-__all__ = ["require_known_names", "require_usable_trainer"]
+__all__ = ["require_known_names", "require_usable_trainer", "require_warm_up_within"]
 
 
 def _values(names: type[Enum]) -> list[str]:
@@ -61,6 +61,18 @@ def require_known_names(args: "MFTConfig") -> None:
     _require_packages(args)
     if args.ddp_backend is not None and "RANK" not in os.environ:
         raise InputError("--ddp_backend needs several processes: start the command with torchrun")
+
+
+def require_warm_up_within(args: TrainingArguments, steps: int) -> None:
+    """Raise InputError where a run of so many steps never comes to its full learning rate.
+
+    The schedule "constant" knows no warm-up; no steps (-1) are not known yet.
+    """
+    if args.lr_scheduler_type != SchedulerType.CONSTANT and 1 <= steps <= args.warmup_steps:
+        raise InputError(
+            f"--warmup_steps {args.warmup_steps:g} leaves none of the {steps} steps of this run at "
+            "the full learning rate: lower it, or give a share below 1"
+        )
 
 
 def _require_tracker(name: str) -> None:

@@ -10,7 +10,11 @@ from transformers import TrainingArguments
 
 from minifinetuning.cache import require_known
 from minifinetuning.config.ranges import require_ranges
-from minifinetuning.config.trainer_options import require_known_names, require_usable_trainer
+from minifinetuning.config.trainer_options import (
+    require_known_names,
+    require_usable_trainer,
+    require_warm_up_within,
+)
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.objectives import (
     OBJECTIVES,
@@ -29,6 +33,18 @@ _EVALUATIONS = 0.1
 
 SELECTION = "eval_selection_perplexity"
 """What the step that is kept is chosen by; infinite where a step cannot be kept."""
+
+_LOWER_IS_BETTER = {
+    f"{prefix}{name}"
+    for prefix in ("", "eval_")
+    for name in (
+        *("loss", "selection_perplexity", "specialized_perplexity", "general_perplexity"),
+        *("degeneralization", "ratio", "forward_kl"),
+    )
+}
+"""All that evaluations say but S, see `requirements.metrics_of_evaluations`."""
+
+_GREATER_IS_BETTER = {"specialization", "eval_specialization"}
 
 
 @dataclass
@@ -204,8 +220,7 @@ class MFTConfig(TrainingArguments):
         self.eval_steps = self.eval_steps or given
         self.save_steps = self.save_steps or given
         if self.greater_is_better is None:
-            metric = str(self.metric_for_best_model or "").removeprefix("eval_")
-            self.greater_is_better = metric == "specialization"
+            self.greater_is_better = self.metric_for_best_model in _GREATER_IS_BETTER
         self._require_reached("eval")
         if not self.load_best_model_at_end:
             return
@@ -250,6 +265,16 @@ class MFTConfig(TrainingArguments):
                     f"--{name} {objective} is not known{did_you_mean(objective, OBJECTIVES)}"
                 )
         self._check_tau()
+        require_warm_up_within(self, self.max_steps)
+        if self.greater_is_better and self.metric_for_best_model in _LOWER_IS_BETTER:
+            raise InputError(
+                f"--greater_is_better would keep the worst step by --metric_for_best_model "
+                f"{self.metric_for_best_model}, of which less is better: leave it out"
+            )
+        if self.greater_is_better is False and self.metric_for_best_model in _GREATER_IS_BETTER:
+            raise InputError(
+                "--greater_is_better false would keep the step of least gain: leave it out"
+            )
         require_known(self.teacher_cache)
         if self.label_smoothing_factor:
             raise InputError(

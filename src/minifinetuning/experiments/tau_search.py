@@ -224,6 +224,7 @@ def _pilot_training(
         "eval_strategy": "steps",
         "eval_steps": steps,
         "eval_delay": 0,
+        "warmup_steps": _warm_up(training, steps),
         "save_strategy": "no",
         "load_best_model_at_end": False,
         "max_degeneralization": None,
@@ -233,6 +234,15 @@ def _pilot_training(
         **_shared_cache(training, adapter),
     }
     return type(training)(**(training.chosen() | changes), output_dir=str(folder))
+
+
+def _warm_up(training: MFTConfig, steps: int) -> float:
+    """That of the full run, in proportion; where its steps are not known, as much as there is."""
+    if training.warmup_steps < 1:
+        return training.warmup_steps
+    if training.max_steps > 0:
+        return min(training.warmup_steps / training.max_steps, 0.99)
+    return min(training.warmup_steps, steps - 1)
 
 
 def _shared_cache(training: MFTConfig, adapter: AdapterConfig) -> dict[str, str]:
