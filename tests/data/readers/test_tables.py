@@ -113,3 +113,77 @@ def test_the_split_that_is_taken_is_said(tmp_path):
         ["train"],
         [f"the split train taken, not test: {tmp_path / 'saved'}"],
     )
+
+
+def test_texts_in_scripts_without_spaces_are_texts(tmp_path):
+    book = {"title": "标题", "pages": ["今天天气很好,我们去公园散步。", "明天可能会下雨。"]}
+    with pytest.raises(InputError, match="text in the list pages"):
+        read(tmp_path / "a.json", json.dumps(book))
+    with pytest.raises(InputError, match="text within pages"):
+        read(tmp_path / "a.jsonl", json.dumps(book))
+    tagged = {"body": "标题", "tags": ["机器学习"]}
+    assert read(tmp_path / "a.jsonl", json.dumps(tagged))[0] == ["标题"]
+
+
+def test_settings_are_no_document(tmp_path):
+    content = json.dumps({"compilerOptions": {"target": "es5"}, "name": "mytool"})
+    with pytest.raises(InputError, match="one object without text, as settings are"):
+        read(tmp_path / "tsconfig.json", content)
+
+
+def test_rows_whose_text_is_in_another_column_are_not_empty(tmp_path):
+    path = tmp_path / "a.jsonl"
+    other = "".join(json.dumps({"content": f"Text number {n}"}) + "\n" for n in range(9))
+    few = other + "".join(json.dumps({"text": f"only {n}"}) + "\n" for n in range(2))
+    with pytest.raises(InputError, match="9 of 11 rows have no column 'text', but text in content"):
+        read(path, few)
+    many = other + "".join(json.dumps({"text": f"only {n}"}) + "\n" for n in range(11))
+    texts, notes = read(path, many)
+    assert len(texts) == 11
+    assert notes == [f"9 of 20 rows have no column 'text', but text in content: {path}"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv", "a.mbox"])
+def test_a_table_without_rows_is_said(name, tmp_path):
+    (tmp_path / "ok.txt").write_text("some text")
+    (tmp_path / name).write_text("text\n" if name in ("a.csv", "a.tsv") else "")
+    stream = DocumentStream([str(tmp_path)])
+    assert len([*stream]) == 1
+    assert stream.notes == [f"a table without rows: {tmp_path / name}"]
+
+
+def test_a_single_column_without_a_header_loses_no_text(tmp_path):
+    path = tmp_path / "a.csv"
+    assert read(path, "First document text here.\nSecond document text.\n") == (
+        ["First document text here.", "Second document text."],
+        [f"its first line taken as text, not as a header: {path}"],
+    )
+    said = f"the first line, 'feedback', taken as a header: {path}"
+    assert read(path, "feedback\nSecond document text.\n") == (["Second document text."], [said])
+
+
+def test_of_two_columns_of_one_name_none_is_taken(tmp_path):
+    with pytest.raises(InputError, match="several columns 'text': rename all but one"):
+        read(tmp_path / "a.csv", "text,text\na,b\n")
+    assert read(tmp_path / "a.csv", "n,n,text\na,b,c\n")[0] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [('1,one\n2,"a" b\n3,three\n', 3), ('1,one\n2,"a\n3,three\n', 3), ("1,a\n2,b,c\n", 3)],
+)
+def test_an_error_names_the_line_where_it_is(rows, line, tmp_path):
+    with pytest.raises(InputError, match=rf"a\.csv, line {line}: malformed CSV"):
+        read(tmp_path / "a.csv", "id,text\n" + rows)
+
+
+def test_quotation_marks_in_a_tsv_may_be_text(tmp_path):
+    path = tmp_path / "a.tsv"
+    said = f"quotation marks taken as text, since they do not enclose cells: {path}"
+    assert read(path, 'id\ttext\n1\t"Quoted" start\n2\t5" pipe\n') == (
+        ['"Quoted" start', '5" pipe'],
+        [said],
+    )
+    assert read(path, 'id\ttext\n1\t"Quoted, a\ttab"\n') == (["Quoted, a\ttab"], [])
+    with pytest.raises(InputError, match=r"a\.tsv, line 3: malformed CSV \(more cells"):
+        read(path, 'id\ttext\n1\t"x" y\n2\ta\tb\n')

@@ -2,34 +2,81 @@
 
 import csv
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
-from minifinetuning.data.readers.tables import Row
+from minifinetuning.data.readers.tables import Note, Row
 from minifinetuning.data.readers.text_files import LONGEST_LINE
 from minifinetuning.errors import InputError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
+_SENTENCE = 3
+"""Words of the shortest sentence."""
 _DECIDING_ROWS = 100
 _DECIDING_CHARACTERS = 1 << 18
 
 
-def csv_rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of a CSV file whose first line is the header.
+def csv_rows(
+    lines: Iterable[str],
+    name: str,
+    wanted: str,
+    note: Note,
+    delimiter: str = ",",
+    has_quotes: bool = True,
+) -> Iterator[Row]:
+    """The rows of a CSV file whose first line is the header, with a column `wanted` if there is.
 
-    Raises InputError, naming file and line, where quotes or the number of cells are wrong.
+    A single column whose first line is a sentence has no header. Raises InputError, naming file and
+    line, where quotes or the number of cells are wrong, or where two columns are called `wanted`.
     """
-    reader = csv.DictReader(lines, strict=True, delimiter=delimiter)
+    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
+    reader = csv.reader(lines, strict=True, delimiter=delimiter, quoting=quoting)
+    header: list[str] = []
+    begin, is_headless = 0, False
     try:
         while (row := _next(reader)) is not None:
-            if None in row:
-                raise csv.Error("more cells than the header has")
-            yield row
+            if header and row:
+                if len(row) > len(header):
+                    raise csv.Error("more cells than the header has")
+                yield row[0] if is_headless else dict(zip_longest(header, row))
+            elif row:
+                header, is_headless = row, len(row) == 1 and _is_sentence(row[0], wanted)
+                _check_header(header, is_headless, name, wanted, note)
+                if is_headless:
+                    yield header[0]
+            begin = reader.line_num
     except csv.Error as error:
+        # Quotes that nothing closes end with the file.
+        at = begin + 1 if "end of data" in str(error) else reader.line_num
         raise InputError(
-            f"{name}, line {reader.line_num}: malformed CSV ({error}); put text that holds "
+            f"{name}, line {at}: malformed CSV ({error}); put text that holds "
             f"{DELIMITERS[delimiter]}s, quotes or line breaks in double quotes"
         ) from None
+
+
+def has_csv_quotes(lines: Iterable[str], name: str, delimiter: str) -> bool:
+    """Whether quotation marks enclose cells, as in CSV, or could not do so where they stand."""
+    try:
+        for _ in csv_rows(lines, name, "", lambda _: None, delimiter):
+            pass
+    except InputError:
+        return False
+    return True
+
+
+def _check_header(header: list[str], is_headless: bool, name: str, wanted: str, note: Note) -> None:
+    if header.count(wanted) > 1:
+        raise InputError(f"{name} has several columns {wanted!r}: rename all but one")
+    if is_headless:
+        note("its first line taken as text, not as a header")
+    elif len(header) == 1 and header != [wanted]:
+        note(f"the first line, {header[0]!r}, taken as a header")
+
+
+def _is_sentence(cell: str, wanted: str) -> bool:
+    ends = cell.rstrip("\"'”’)").endswith((".", "!", "?", "…", "。"))  # noqa: RUF001
+    return cell != wanted and len(cell.split()) >= _SENTENCE * (1 if ends else 4)
 
 
 def csv_delimiter(lines: Iterable[str], name: str) -> str:

@@ -83,12 +83,15 @@ def declared_encoding(front: bytes) -> str | None:
     None where it says none, or one that is unknown or no encoding of text.
     """
     found = _DECLARED.search(front)
-    if found is None:
-        return None
+    return None if found is None else known_encoding((found[1] or found[2]).decode("ascii"))
+
+
+def known_encoding(said: str) -> str | None:
+    """The encoding that is meant by a name on the web or in a mail; None where it is unknown."""
     try:
-        name = codecs.lookup((found[1] or found[2]).decode("ascii")).name
+        name = codecs.lookup(said).name
         b"".decode(name)
-    except LookupError:
+    except (LookupError, ValueError):
         return None
     return _MEANT.get(name, name)
 

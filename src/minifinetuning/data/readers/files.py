@@ -5,14 +5,14 @@ from pathlib import Path
 
 from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind
 from minifinetuning.data.readers.arrow import dataset_texts, parquet_texts
-from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows
+from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows, has_csv_quotes
 from minifinetuning.data.readers.json_rows import json_lines_rows, json_rows
 from minifinetuning.data.readers.mail import mail_text, mailbox_texts
 from minifinetuning.data.readers.markdown import markdown_text
 from minifinetuning.data.readers.markup import visible_text
 from minifinetuning.data.readers.notebook import notebook_text
 from minifinetuning.data.readers.subtitles import spoken_text
-from minifinetuning.data.readers.tables import Note, row_texts
+from minifinetuning.data.readers.tables import Note, Row, row_texts
 from minifinetuning.data.readers.text_files import text_encoding, text_lines, whole_text
 from minifinetuning.data.readers.unreadable import UnreadableError
 from minifinetuning.files import printable
@@ -37,11 +37,19 @@ def place_texts(
     InputError where a table is malformed or its text column is not clear.
     """
     if isinstance(place, str) or place.is_dir():
-        yield from enumerate(dataset_texts(place, text_field, note), start=1)
+        yield from _rows(dataset_texts(place, text_field, note), note)
     elif (ending := kind(place.name)) in TABLE_ENDINGS:
-        yield from enumerate(_table_texts(place, str(ending), text_field, note), start=1)
+        yield from _rows(_table_texts(place, str(ending), text_field, note), note)
     else:
         yield None, _page_text(place, str(ending), note)
+
+
+def _rows(texts: Iterator[str], note: Note) -> Iterator[tuple[int, str]]:
+    number = 0
+    for number, text in enumerate(texts, start=1):
+        yield number, text
+    if not number:
+        note("a table without rows")
 
 
 def _page_text(path: Path, ending: str, note: Note) -> str:
@@ -73,6 +81,14 @@ def _table_texts(path: Path, ending: str, text_field: str | None, note: Note) ->
     delimiter = "\t" if ending == ".tsv" else csv_delimiter(text_lines(path, encoding), name)
     if ending == ".csv" and delimiter != ",":
         note(f"cells taken as cut by {DELIMITERS[delimiter]}s")
-    return row_texts(
-        lambda: csv_rows(text_lines(path, encoding), name, delimiter), name, text_field, note
-    )
+    # A file of tabs seldom encloses its cells, and then its quotation marks are text.
+    has_quotes = ending != ".tsv" or has_csv_quotes(text_lines(path, encoding), name, delimiter)
+    if not has_quotes:
+        note("quotation marks taken as text, since they do not enclose cells")
+    wanted = "text" if text_field is None else text_field
+
+    def rows_of_csv() -> Iterator[Row]:
+        lines = text_lines(path, encoding)
+        return csv_rows(lines, name, wanted, note, delimiter, has_quotes)
+
+    return row_texts(rows_of_csv, name, text_field, note)

@@ -27,6 +27,7 @@ def json_rows(
             value, text_field = value[wanted], None
         else:
             _require_no_lists(value, wanted, name)
+            _require_text(value, wanted, name)
             value = [value]
     if not isinstance(value, list):
         raise InputError(
@@ -69,6 +70,15 @@ def _require_no_lists(value: dict[str, Any], wanted: str, name: str) -> None:
         raise InputError(
             f"{name} is one object with text in the list {', '.join(lists)}: name the list that "
             f"holds the documents, as --text_field {lists[0]}, or write them as a list alone"
+        )
+
+
+def _require_text(value: dict[str, Any], wanted: str, name: str) -> None:
+    has_settings = any(isinstance(cell, (dict, list, bool)) for cell in value.values())
+    if wanted not in value and has_settings and not holds_text(value):
+        raise InputError(
+            f"{name} is one object without text, as settings are: leave it out, "
+            f"or call its text {wanted!r}"
         )
 
 

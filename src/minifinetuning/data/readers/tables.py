@@ -1,9 +1,14 @@
 """Rows of a table, whatever it is written as, to texts: one row, one text."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from minifinetuning.errors import InputError
+
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_SENTENCE = 6
+"""Letters of scripts without spaces from which on they are more than one word."""
 
 Row = str | dict[str, Any]
 
@@ -18,12 +23,26 @@ def row_texts(
 
     `read` gives the rows anew at each call: they are gone through once to choose the column, as
     `text_column` does, and once for the texts. A missing or null cell gives an empty text.
-    Raises InputError where there is no such column, or where a cell of it is no text.
+    Raises InputError where there is no such column, where a cell of it is no text, or, at the end,
+    where most rows have text in other columns alone.
     """
     column = _row_column(read(), name, text_field, note)
+    number = others = 0
+    names: dict[str, None] = {}
     for number, row in enumerate(read(), start=1):
+        if isinstance(row, dict) and column not in row:
+            texts = [key for key, cell in row.items() if holds_text(cell)]
+            others += bool(texts)
+            names.update(dict.fromkeys(texts))
         cell = row.get(column) if isinstance(row, dict) else row
         yield cell_text(cell, column, f"{name}:{number}")
+    if others:
+        said = f"{others:,} of {number:,} rows have no column {column!r}, but text in " + (
+            ", ".join(names)
+        )
+        if others > number / 2:
+            raise InputError(f"{name}: {said}; choose with --text_field, or split the file")
+        note(said)
 
 
 def _row_column(rows: Iterable[Row], name: str, text_field: str | None, note: Note) -> str:
@@ -89,9 +108,9 @@ def text_column(
 
 
 def holds_text(value: Any) -> bool:
-    """Whether there are words within lists and objects: strings with white space, unlike tags."""
+    """Whether there are words within lists and objects: more than one, unlike in tags."""
     if isinstance(value, str):
-        return len(value.split(maxsplit=1)) > 1
+        return len(value.split(maxsplit=1)) > 1 or len(_UNSPACED.findall(value)) >= _SENTENCE
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
