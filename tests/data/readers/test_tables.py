@@ -158,6 +158,8 @@ def test_a_single_column_without_a_header_loses_no_text(tmp_path):
         ["First document text here.", "Second document text."],
         [f"its first line taken as text, not as a header: {path}"],
     )
+    with pytest.raises(InputError, match="no column 'body'"):
+        read(path, "First document text here.\nSecond document text.\n", "body")
     said = f"the first line, 'feedback', taken as a header: {path}"
     assert read(path, "feedback\nSecond document text.\n") == (["Second document text."], [said])
 

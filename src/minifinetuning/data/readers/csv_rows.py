@@ -20,18 +20,23 @@ _DECIDING_CHARACTERS = 1 << 18
 def csv_rows(
     lines: Iterable[str],
     name: str,
-    wanted: str,
+    text_field: str | None,
     note: Note,
     delimiter: str = ",",
     has_quotes: bool = True,
 ) -> Iterator[Row]:
-    """The rows of a CSV file whose first line is the header, with a column `wanted` if there is.
+    """The rows of a CSV file whose first line is the header.
 
-    A single column whose first line is a sentence has no header. Raises InputError, naming file and
-    line, where quotes or the number of cells are wrong, or where two columns are called `wanted`.
+    A single column whose first line is a sentence has no header, unless `text_field` says one.
+    Raises InputError, naming file and line, where quotes or the number of cells are wrong, or where
+    two columns are called as the text is.
     """
-    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
-    reader = csv.reader(lines, strict=True, delimiter=delimiter, quoting=quoting)
+    reader = csv.reader(
+        lines,
+        strict=True,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
+    )
     header: list[str] = []
     begin, is_headless = 0, False
     try:
@@ -41,8 +46,8 @@ def csv_rows(
                     raise csv.Error("more cells than the header has")
                 yield row[0] if is_headless else dict(zip_longest(header, row))
             elif row:
-                header, is_headless = row, len(row) == 1 and _is_sentence(row[0], wanted)
-                _check_header(header, is_headless, name, wanted, note)
+                header, is_headless = row, text_field is None and _is_sentence(row)
+                _check_header(header, is_headless, name, text_field or "text", note)
                 if is_headless:
                     yield header[0]
             begin = reader.line_num
@@ -58,7 +63,7 @@ def csv_rows(
 def has_csv_quotes(lines: Iterable[str], name: str, delimiter: str) -> bool:
     """Whether quotation marks enclose cells, as in CSV, or could not do so where they stand."""
     try:
-        for _ in csv_rows(lines, name, "", lambda _: None, delimiter):
+        for _ in csv_rows(lines, name, None, lambda _: None, delimiter):
             pass
     except InputError:
         return False
@@ -74,9 +79,10 @@ def _check_header(header: list[str], is_headless: bool, name: str, wanted: str, 
         note(f"the first line, {header[0]!r}, taken as a header")
 
 
-def _is_sentence(cell: str, wanted: str) -> bool:
+def _is_sentence(header: list[str]) -> bool:
+    cell = header[0]
     ends = cell.rstrip("\"'”’)").endswith((".", "!", "?", "…", "。"))  # noqa: RUF001
-    return cell != wanted and len(cell.split()) >= _SENTENCE * (1 if ends else 4)
+    return len(header) == 1 and len(cell.split()) >= _SENTENCE * (1 if ends else 4)
 
 
 def csv_delimiter(lines: Iterable[str], name: str) -> str:

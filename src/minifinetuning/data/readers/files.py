@@ -85,10 +85,9 @@ def _table_texts(path: Path, ending: str, text_field: str | None, note: Note) ->
     has_quotes = ending != ".tsv" or has_csv_quotes(text_lines(path, encoding), name, delimiter)
     if not has_quotes:
         note("quotation marks taken as text, since they do not enclose cells")
-    wanted = "text" if text_field is None else text_field
 
     def rows_of_csv() -> Iterator[Row]:
         lines = text_lines(path, encoding)
-        return csv_rows(lines, name, wanted, note, delimiter, has_quotes)
+        return csv_rows(lines, name, text_field, note, delimiter, has_quotes)
 
     return row_texts(rows_of_csv, name, text_field, note)

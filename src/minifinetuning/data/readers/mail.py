@@ -50,7 +50,7 @@ def mailbox_texts(path: Path) -> Iterator[str]:
 
 
 def _message(content: bytes) -> EmailMessage:
-    return cast(EmailMessage, message_from_bytes(content, policy=policy.default))
+    return message_from_bytes(content, policy=policy.default)
 
 
 def _text(message: EmailMessage) -> str:
