@@ -352,3 +352,12 @@ def test_a_text_of_ends_alone_has_nothing_to_predict():
     stream = numpy.array([7, 7, 7, 7], dtype=numpy.int32)
     assert not predicts_text(PackedSequences(stream, 3, 7, marks=Marks(end=7)))
     assert predicts_text(PackedSequences(stream, 3, 7))
+
+
+def test_a_column_is_no_choice_where_no_text_is_a_table(model, table, sentences, tmp_path):
+    text = TextConfig(sequence_length=32, text_field="text", validation_tokens="300")
+    page = tmp_path / "page.txt"
+    page.write_text("\n\n".join(sentences(60, 1)))
+    with pytest.raises(InputError, match="--text_field text does nothing here"):
+        read_texts(model, text, [str(page)], None, seed=1)
+    read_texts(model, text, [str(page)], [table("general", sentences(60, 2))], seed=1)

@@ -49,8 +49,14 @@ _EACH_METHODS = "each method has its own, name it in --methods"
 _NO_REPLAY = "nothing is trained, so nothing is replayed"
 _ONE_TEXT = "a reference is prepared on one text alone"
 
+_SCRIPTS = dict.fromkeys(
+    ("do_train", "do_eval", "do_predict"), "it is for scripts of transformers, leave it out"
+)
+
 IGNORED: dict[str, dict[str, str]] = {
+    "train": {**_SCRIPTS},
     "compare": {
+        **_SCRIPTS,
         "objective": _EACH_METHODS,
         "replay_objective": _EACH_METHODS,
         "target_specialization": "every method runs to its end, so that all are compared",
@@ -67,9 +73,13 @@ IGNORED: dict[str, dict[str, str]] = {
     },
     "evaluate": {"replay": _NO_REPLAY},
     "blend": {"replay": _NO_REPLAY},
-    "prepare-reference": dict.fromkeys(
-        ("max_degeneralization", "replay_objective", "new_data_fraction", "ewc_lambda"), _ONE_TEXT
-    ),
+    "prepare-reference": {
+        **_SCRIPTS,
+        **dict.fromkeys(
+            ("max_degeneralization", "replay_objective", "new_data_fraction", "ewc_lambda"),
+            _ONE_TEXT,
+        ),
+    },
 }
 """What a verb decides by itself or has no use for: the reason, by the name of the option.
 

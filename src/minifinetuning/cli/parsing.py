@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from minifinetuning.cli.help import HelpFormatter
+from minifinetuning.cli.idle import require_used
 from minifinetuning.cli.options import IGNORED, option_types
 from minifinetuning.cli.yaml_file import file_values
 from minifinetuning.config.ranges import require_ranges
@@ -46,11 +47,14 @@ def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         given = file_values(Path(arguments[0]), parser.actions, parser.may_be_empty)
         arguments = arguments[1:]
-    given |= parser.given(arguments, already=given)
+    words = parser.given(arguments, already=given)
+    given |= words
     for name, reason in IGNORED.get(verb, {}).items():
         if name in given:
             raise InputError(f"--{name} means nothing to mft {verb}: {reason}")
-    return tuple(_filled(kind, given) for kind in option_types(verb))
+    options = tuple(_filled(kind, given) for kind in option_types(verb))
+    require_used(verb, options, given, words)
+    return options
 
 
 def parser_of(verb: str) -> "_Parser":

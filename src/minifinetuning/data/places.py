@@ -110,6 +110,13 @@ def kind(name: str) -> str | None:
     return None
 
 
+def has_columns(place: Place) -> bool:
+    """Whether the place is a table or a dataset, of which one column or list is the text."""
+    if isinstance(place, str) or place.is_dir():
+        return True
+    return kind(place.name) in TABLE_ENDINGS and kind(place.name) != ".mbox"
+
+
 def ending(name: str) -> str:
     """By what a person sorts files: `.pdf`, `.tar.gz`, or that there is no ending."""
     found = re.search(r"(\.\w{1,8})?\.\w{1,10}$", name, re.ASCII)

@@ -20,6 +20,7 @@ from minifinetuning.data import (
 )
 from minifinetuning.data.batches import Sequences
 from minifinetuning.data.given import predicts_text
+from minifinetuning.data.places import Sources, has_columns
 from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation import GENERAL, SPECIALIZED
@@ -103,6 +104,8 @@ def read_texts(
     sources are named. `warn` is told what makes figures say little. Raises InputError for input
     that cannot be used.
     """
+    if text.text_field is not None:
+        _require_tables(text.text_field, [specialized, general, replay, fisher_sources])
     place = model.tokenizer or model.model
     tokenizer = load_tokenizer(place, trust_remote_code=model.trust_remote_code)
     vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
@@ -247,6 +250,16 @@ class _Reader:
             "wrote itself"
         )
         return written
+
+
+def _require_tables(text_field: str, texts: Sequence[Sequence[str] | None]) -> None:
+    """Raises InputError where nothing that is read has columns, of which one could be chosen."""
+    named = [[*sources] for sources in texts if sources and [*sources] != [SELF]]
+    if not any(map(has_columns, (place for one in named for place in Sources.named(one).places))):
+        raise InputError(
+            f"--text_field {text_field} does nothing here: none of the texts is a table, leave it "
+            "out"
+        )
 
 
 def _require_predictions(corpus: Corpus, *, is_measured: bool, is_trained: bool) -> None:

@@ -9,7 +9,7 @@ teacher's distribution p_T and the label l, with a weight per token:
 so that an objective is no more than a rule (m, w). Nothing else in the project knows which runs.
 """
 
-from minifinetuning.objectives.names import OBJECTIVES, has_tau, needs_teacher, rule
+from minifinetuning.objectives.names import OBJECTIVES, has_kl_weight, has_tau, needs_teacher, rule
 from minifinetuning.objectives.paper import (
     check_tau,
     correct_distribution,
@@ -46,6 +46,7 @@ __all__ = [
     "dynamic_finetuning",
     "entropy_adaptive_finetuning",
     "finetuning",
+    "has_kl_weight",
     "has_tau",
     "kl_finetuning",
     "masked_target_finetuning",

@@ -26,7 +26,7 @@ from minifinetuning.objectives.rivals import (
 )
 from minifinetuning.objectives.rules import BatchRule, Rule
 
-__all__ = ["OBJECTIVES", "has_tau", "needs_teacher", "rule"]
+__all__ = ["OBJECTIVES", "has_kl_weight", "has_tau", "needs_teacher", "rule"]
 
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "ft": finetuning,
@@ -79,6 +79,11 @@ def _token_adaptive_rule(losses: Tensor, kept: Tensor) -> Rule:
 def has_tau(objective: str) -> bool:
     """Whether the objective of this name has a tau to choose."""
     return OBJECTIVES[objective] in _WITH_TAU
+
+
+def has_kl_weight(objective: str) -> bool:
+    """Whether the objective of this name weighs a KL to the teacher."""
+    return OBJECTIVES[objective] in _WITH_KL_WEIGHT
 
 
 def needs_teacher(objective: str) -> bool:

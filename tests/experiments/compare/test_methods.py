@@ -112,3 +112,9 @@ def test_runs_that_differ_are_taken():
 def test_no_token_of_an_account_is_written_into_results(comparison):
     compared = comparison("ft", hub_token="hf_0123456789secret")
     assert "hf_0123456789secret" not in repr(compared)
+
+
+@pytest.mark.parametrize("names", ["ft,,mft", "ft,", ", mft"])
+def test_a_comma_without_a_method_is_refused(names):
+    with pytest.raises(InputError, match="has a comma too many"):
+        parsed_methods(names)

@@ -89,9 +89,11 @@ def parsed_methods(names: str) -> list[Method]:
     replay or self_replay, ewc, and blend; `@` gives it a learning rate of its own.
     Raises InputError for anything else, and for the same method twice.
     """
-    methods = [_parsed(name.strip()) for name in names.split(",") if name.strip()]
-    if not methods:
+    if not names.strip(" ,"):
         raise InputError("--methods is empty: name at least one, such as ft,mft,lora+mft")
+    if not all(name.strip() for name in names.split(",")):
+        raise InputError(f"--methods {names!r} has a comma too many: there is no method behind it")
+    methods = [_parsed(name.strip()) for name in names.split(",")]
     for index, method in enumerate(methods):
         same = [other for other in methods[:index] if _settings(other) == _settings(method)]
         if same:
