@@ -45,3 +45,12 @@ def test_a_comparison_names_the_results(case, trial):
 
 def test_without_general_text_there_is_nothing_to_say(result):
     assert SAID not in model_card(result(general=False))
+
+
+def test_replay_is_to_improve_the_general_text(trial, result):
+    replayed = result()["data"] | {"replay": {"sources": ["wikipedia.jsonl"]}}
+    for metrics in (
+        trial("ft", (0, 0), (6, -0.5), data=replayed),
+        trial("self_replay+ft", (6, -1)),
+    ):
+        assert SAID not in recommendation({"one": metrics}, budget=1)

@@ -8,7 +8,12 @@ __all__ = ["about_unprepared", "has_negative_loss", "with_unprepared_note"]
 
 
 def has_negative_loss(metrics: Metrics) -> bool:
-    """Whether all of DG's interval lies below zero; a DG that may be zero says nothing."""
+    """Whether all of DG's interval lies below zero, though no general text was trained on.
+
+    A DG that may be zero says nothing, nor does one of replay, which is there to improve that text.
+    """
+    if "replay" in metrics["method"] or (metrics.get("data") or {}).get("replay"):
+        return False
     interval = (metrics.get("intervals") or {}).get("degeneralization")
     high = None if interval is None else interval[1]
     return high is not None and high < 0
