@@ -43,6 +43,7 @@ RUSSIAN = "Привет, это руководство. Сотрудники о�
         *((ENGLISH + signs, "cp1252", "cp1252") for signs in SIGNS),
         ("Åsa går på gatan, här är öl å ä ö.\n", "cp1252", "cp1252"),
         ("Le cœur de la sœur bat. Où êtes-vous, ça ?\n", "iso8859_15", "iso8859-15"),
+        ("the bank’s view — and she doesn’t say Óbidos. " * 40, "cp1252", "cp1252"),
         (CZECH, "cp1250", "cp1250"),
         (CZECH, "iso8859_2", "iso8859-2"),
         (HUNGARIAN, "iso8859_2", "cp1250"),

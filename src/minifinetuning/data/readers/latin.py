@@ -45,6 +45,8 @@ _ENCODINGS = {
     "cp850": (-10.0, "english german french spanish portuguese italian swedish danish"),
 }  # fmt: skip
 
+_OLD = {"mac_roman": -1.0, "cp850": -1.0}
+"""Nats a letter by which encodings of before 2000 must do better: they have letters for signs."""
 _RARE = math.log(0.0005)
 _SPARSE = 0.01
 """The share of letters beyond ASCII below which a text is English for the most part ..."""
@@ -86,6 +88,7 @@ def latin_encoding(sample: bytes) -> LatinGuess | None:
         found = [*re.finditer(r"[^\0-\x7f]", text)][:_MOST]
         if any("\x80" <= one[0] < "\xa0" for one in found):
             continue
+        prior += len(found) * _OLD.get(encoding, 0)
         placed = sum(_place(text, one.start()) for one in found)
         if is_sparse and encoding != "cp1252":
             prior += _OF_SPARSE
