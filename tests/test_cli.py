@@ -611,6 +611,10 @@ def test_python_of_the_readme_runs(
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["trainer"].state.global_step == 10
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted", dtype="float32")
+    for name, value in names["trainer"].model.named_parameters():
+        assert torch.equal(saved.get_parameter(name), value), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "adapted").eos_token == "<eos>"
 
 
 def test_a_budget_that_nothing_measures_is_refused(

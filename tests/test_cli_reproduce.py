@@ -117,3 +117,19 @@ def test_what_cannot_be_is_one_sentence(
     assert sentence in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_the_whole_paper_is_not_begun_by_accident(capsys: Any, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    for words in ([], ["--model", "tiny"]):
+        assert main(["reproduce", *words, "--output_dir", str(out)]) == 2
+        assert "name a part with --table or --figure" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_reference_that_is_no_model_is_refused(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    for place in ("nothing", "nowhere"):
+        words = ["--table", "3", "--model", "tiny", "--dry_run"]
+        assert main(["reproduce", *words, "--reference", str(tmp_path / place)]) == 2
+        assert f"--reference {tmp_path / place}" in capsys.readouterr().err

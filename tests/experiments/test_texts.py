@@ -361,3 +361,12 @@ def test_a_column_is_no_choice_where_no_text_is_a_table(model, table, sentences,
     with pytest.raises(InputError, match="--text_field text does nothing here"):
         read_texts(model, text, [str(page)], None, seed=1)
     read_texts(model, text, [str(page)], [table("general", sentences(60, 2))], seed=1)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "empty"])
+def test_a_tokenizer_that_is_none_is_named_by_its_option(model, text, table, tmp_path, name):
+    place = tmp_path / name
+    if name == "empty":
+        place.mkdir()
+    with pytest.raises(InputError, match=f"^--tokenizer {place} "):
+        read_texts(replace(model, tokenizer=str(place)), text, ["d"], None, seed=1)

@@ -107,7 +107,11 @@ def read_texts(
     if text.text_field is not None:
         _require_tables(text.text_field, [specialized, general, replay, fisher_sources])
     place = model.tokenizer or model.model
-    tokenizer = load_tokenizer(place, trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(
+        place,
+        trust_remote_code=model.trust_remote_code,
+        option="--model" if model.tokenizer is None else "--tokenizer",
+    )
     vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
     # Before the texts are read, which may take long.
     end = closing_token_id(tokenizer)

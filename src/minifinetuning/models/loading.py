@@ -137,31 +137,31 @@ def _refusing(name_or_path: str) -> Iterator[None]:
 
 
 def load_tokenizer(
-    name_or_path: str, *, trust_remote_code: bool = False
+    name_or_path: str, *, trust_remote_code: bool = False, option: str = "--model"
 ) -> PreTrainedTokenizerBase:
     """The tokenizer beside the model at a folder, a `.gguf` file or a hub id.
 
-    An adapter's is that of its base model where its folder brings none. Raises InputError where
-    there is none.
+    An adapter's is that of its base model where its folder brings none. Raises InputError, naming
+    the `option` that the place was given by, where there is none.
     """
     base = adapter_base(name_or_path)
     if base is not None and not any(Path(name_or_path).expanduser().glob("*token*")):
-        return load_tokenizer(base, trust_remote_code=trust_remote_code)
-    location = _location(name_or_path)
+        return load_tokenizer(base, trust_remote_code=trust_remote_code, option=option)
+    location = _location(name_or_path, option)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             **location, trust_remote_code=trust_remote_code
         )
     except LOADING_ERRORS as error:
         raise InputError(
-            f"--model {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
+            f"{option} {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
         ) from error
     special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     if not tokenizer.get_vocab().keys() - special:
         # transformers makes one of nothing but special tokens where the files are not there.
         raise InputError(
-            f"--model {name_or_path} has no tokenizer: its files (tokenizer.json and the like) are "
-            "not there; copy them from the model that it was made of"
+            f"{option} {name_or_path} has no tokenizer: its files (tokenizer.json and the like) "
+            "are not there; copy them from the model that it was made of"
         )
     return tokenizer
 
@@ -217,26 +217,27 @@ def adapter_base(name_or_path: str) -> str | None:
     return base
 
 
-def _location(name_or_path: str) -> dict[str, Any]:
+def _location(name_or_path: str, option: str = "--model") -> dict[str, Any]:
     """The arguments of `from_pretrained` that name this place."""
     path = Path(name_or_path).expanduser()
     looks_like_path = path.is_absolute() or name_or_path.startswith((".", "~"))
     if not path.exists() and (
         looks_like_path or name_or_path.count("/") > 1 or path.suffix == ".gguf"
     ):
-        raise InputError(f"--model {name_or_path} does not exist: give a model folder or a hub id")
+        raise InputError(f"{option} {name_or_path} does not exist: give a model folder or a hub id")
     if printable(path) != str(path):
         raise InputError(
-            f"--model {printable(path)}: its name holds bytes that are no UTF-8, which the "
+            f"{option} {printable(path)}: its name holds bytes that are no UTF-8, which the "
             "libraries that read it refuse: rename it"
         )
     if path.suffix == ".gguf":
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():
-        raise InputError(f"--model {name_or_path} is a file: give the folder that holds it")
+        raise InputError(f"{option} {name_or_path} is a file: give the folder that holds it")
     if path.is_dir() and not any(path.glob("*config.json")):
         raise InputError(
-            f"--model {name_or_path} holds no config.json: give a folder that save_pretrained wrote"
+            f"{option} {name_or_path} holds no config.json: give a folder that "
+            "save_pretrained wrote"
         )
     return {"pretrained_model_name_or_path": str(path) if path.exists() else name_or_path}
 

@@ -39,7 +39,7 @@ def reproduction_of(options: Any) -> Reproduction:
         gradient_checkpointing=options.gradient_checkpointing,
         bf16=options.bf16,
     )
-    return Reproduction(
+    reproduction = Reproduction(
         plan,
         protocol_named(protocol),
         Path(options.output_dir),
@@ -49,6 +49,13 @@ def reproduction_of(options: Any) -> Reproduction:
         seed=options.seed,
         machine=machine,
     )
+    shows = options.list or options.dry_run
+    if not (shows or options.table or options.figure):
+        raise InputError(
+            "all tables and figures are hundreds of cells and many days of a GPU: name a part with "
+            "--table or --figure; --list says what there is, --dry_run what it would take"
+        )
+    return reproduction
 
 
 def schedule_of(options: Any) -> Schedule:
@@ -71,4 +78,6 @@ def _folder(option: str, path: str | None) -> Path | None:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise InputError(f"{option} {path} is not a folder: check the path")
+    if option == "--reference" and not (folder / "config.json").is_file():
+        raise InputError(f"{option} {path} holds no config.json: give a folder of a whole model")
     return folder.resolve()
