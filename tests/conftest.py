@@ -1,9 +1,12 @@
 """Tiny models and texts that the tests make themselves."""
 
 import gc
+import multiprocessing
 import os
 import random
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,97 @@ def _frozen_heap() -> None:
     """accelerate collects garbage after each run: most of a tiny one, over all of transformers."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def loaded_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A process that has imported everything, once a session; `in_a_process` forks from it too."""
+    from minifinetuning.experiments import processes
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(processes._PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MINIFINETUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        forkserver.ensure_running()
+    return context
+
+
+SCRIPT = """
+import os, sys
+from multiprocessing import forkserver
+given = {given!r}
+to = os.open(given["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(to, 1), os.dup2(to, 2)
+os.environ.clear(), os.environ.update(given["environment"])
+sys.argv[1:] = given["arguments"]
+# What it starts itself is forked from where it was.
+server = forkserver._forkserver
+vars(server).update(given["server"])
+server.ensure_running = lambda: None
+exec(compile(given["code"], "script", "exec"), {{"__name__": "__main__"}})
+"""
+
+
+class Script:
+    """A script in a process of its own, as `python -c code` would be, that need not import much.
+
+    `output` is what it has said so far, `end` waits for its exit code. It has no input.
+    """
+
+    def __init__(
+        self, context: Any, place: Path, code: str, *arguments: object, **environment: str
+    ) -> None:
+        self._said = place
+        given = {
+            "code": code,
+            "output": str(place),
+            "arguments": [str(each) for each in arguments],
+            "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            "server": {
+                name: value
+                for name, value in vars(forkserver._forkserver).items()
+                if name in ("_forkserver_address", "_forkserver_authkey")
+            },
+        }
+        self._process = context.Process(target=exec, args=(SCRIPT.format(given=given), {}))
+        self._process.start()
+
+    @property
+    def output(self) -> str:
+        return self._said.read_text(errors="replace") if self._said.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def is_running(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self, seconds: float = 200) -> int:
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, self.output
+        return int(self._process.exitcode)
+
+
+@pytest.fixture
+def script(loaded_process: Any, tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """`script(code, *arguments, **environment)`: a `Script` that ends with the test."""
+    started: list[Script] = []
+
+    def start(code: str, *arguments: object, **environment: str) -> Script:
+        place = tmp_path / f".said-{len(started)}"
+        started.append(Script(loaded_process, place, code, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.is_running():
+            each.send_signal(signal.SIGKILL)
+        each.end()
 
 
 @pytest.fixture(scope="session")

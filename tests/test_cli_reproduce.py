@@ -64,6 +64,7 @@ def test_a_model_of_ones_own_is_called_by_the_last_part_of_its_place(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded_process")
 def test_a_cell_from_the_command_line(
     capsys: Any, tmp_path: Path, corpora: Path, monkeypatch: Any
 ) -> None:

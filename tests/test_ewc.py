@@ -12,7 +12,8 @@ from minifinetuning.ops import Head
 @pytest.fixture
 def small(tiny_model):
     """So small a model that every label of every position can be tried."""
-    return tiny_model("llama", vocab_size=11, hidden_size=8, intermediate_size=8).eval()
+    sizes = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    return tiny_model("llama", **sizes).eval()
 
 
 def exact_fisher(model, sequences):

@@ -2,15 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import minifinetuning
 from minifinetuning.checkpoints import write_manifest
 from minifinetuning.cli import main, parsing, verbs
 from minifinetuning.cli.interruption import how_to_go_on
@@ -59,9 +56,13 @@ def test_a_comparison_goes_on_with_the_same_command(tmp_path):
 
 
 WAITING = """
-import sys
+import os, sys
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
+os.setsid()
+# A terminal sends Ctrl-C to the process that forks as well: one of its own.
+del forkserver._forkserver.ensure_running
 from minifinetuning.cli import verbs
 from minifinetuning.experiments import processes
 sys.path.insert(0, sys.argv[1])
@@ -74,22 +75,15 @@ sys.exit(verbs.main(["demo"]))
 
 
 @pytest.mark.filterwarnings("default")
-def test_ctrl_c_in_a_terminal_reaches_all_processes_and_none_shows_a_traceback(tmp_path):
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_none_shows_a_traceback(tmp_path, script):
     pids = tmp_path / "pids"
-    command = [sys.executable, "-c", WAITING, str(Path(__file__).parent / "experiments"), str(pids)]
-    source = str(Path(minifinetuning.__file__).parents[1])
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": source},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as running:
-        deadline = time.monotonic() + 60
-        while not pids.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(running.pid, signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    assert running.returncode == 130, said
+    running = script(WAITING, Path(__file__).parent / "experiments", pids)
+    deadline = time.monotonic() + 60
+    while not pids.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    ended = running.end(60)
+    said = running.output
+    assert ended == 130, said
     assert "Traceback" not in said
     assert said.count("mft: interrupted: ") == 1

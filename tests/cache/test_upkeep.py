@@ -3,15 +3,13 @@
 import gc
 import json
 import os
-import subprocess
-import sys
+import signal
+import time
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import minifinetuning
 from minifinetuning.cache import open_cache, plan_cache, upkeep
 from minifinetuning.cache.upkeep import kept_teachers, limit, prune, room, teachers_folder
 from minifinetuning.cli import main
@@ -99,7 +97,7 @@ def test_all_caches_together_take_half_of_what_would_be_free(filled, monkeypatch
 
 
 HOLDER = """
-import sys
+import signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 from minifinetuning.cache import upkeep
@@ -110,25 +108,19 @@ class Store(SimpleNamespace):
 store = Store(folder=Path(sys.argv[1]))
 upkeep.hold([store])
 print("held", flush=True)
-sys.stdin.read()
+signal.pause()
 """
 
 
-def test_another_process_keeps_what_it_uses_until_it_dies(filled):
+def test_another_process_keeps_what_it_uses_until_it_dies(filled, script):
     folder = filled(1)
-    source = str(Path(minifinetuning.__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)],
-        env={**os.environ, "PYTHONPATH": source},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        try:
-            assert other.stdout.readline().strip() == "held"
-            assert prune() == []
-        finally:
-            other.kill()
+    other = script(HOLDER, folder)
+    while other.output != "held\n":
+        assert other.is_running(), other.output
+        time.sleep(0.02)
+    assert prune() == []
+    other.send_signal(signal.SIGKILL)
+    other.end()
     assert [kept.folder for kept in prune()] == [folder]
 
 

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 import minifinetuning
-from minifinetuning.experiments import processes
 from minifinetuning.experiments.processes import in_a_process
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -22,9 +21,8 @@ SECONDS = 60
 
 
 @pytest.fixture
-def tasks(monkeypatch):
-    """What to run, where a new process finds it. Little need be imported for it."""
-    monkeypatch.setattr(processes, "_PRELOADED", ["datasets", "transformers", "torch.utils.data"])
+def tasks(monkeypatch, loaded_process):
+    """What to run, where a new process finds it."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
     return importlib.import_module("process_tasks")
 

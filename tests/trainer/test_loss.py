@@ -259,7 +259,7 @@ def test_bfloat16_autocast_stays_near_float32(tiny_model, training_arguments, un
 def test_torch_compile_changes_the_weights_by_rounding_only(tiny_model, training_arguments, uneven):
     plain, compiled = (
         trained(
-            tiny_model("llama"),
+            tiny_model("llama", num_hidden_layers=1),
             training_arguments(
                 torch_compile=compile_it, optim="sgd", learning_rate=0.1, max_steps=2
             ),

@@ -1,14 +1,9 @@
 """Two processes with data parallelism, replay, EWC and a teacher's cache, against one; resumed."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
 import pytest
-
-import minifinetuning
 
 CHILD = """
 import json, os, sys
@@ -89,7 +84,7 @@ run.accelerator.end_training()
 
 @pytest.mark.slow
 def test_two_processes_give_the_weights_and_the_figures_of_one(
-    tmp_path, tiny_model, random_sequences, validation_texts
+    tmp_path, tiny_model, random_sequences, validation_texts, script
 ):
     tiny_model("llama").save_pretrained(tmp_path / "model")
     given = {
@@ -115,21 +110,14 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
             **{"per_device_train_batch_size": 2, "teacher_cache": "none", "sequences": 8},
         },
     }
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
-    source = str(Path(minifinetuning.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    for command in ([sys.executable], [*launcher, "2"]):
-        done = subprocess.run(
-            [*command, str(script), json.dumps(given)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    for size in (1, 2):
+        port = free_port()
+        ranks = [
+            script(CHILD, json.dumps(given), **(launched(rank, size, port) if size > 1 else {}))
+            for rank in range(size)
+        ]
+        for rank in ranks:
+            assert rank.end() == 0, rank.output
 
     assert len(list((tmp_path / "teacher").glob("part-*.safetensors"))) == 40
     one, two = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2))
@@ -144,6 +132,21 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
     assert two["reference"] == one["reference"]
     for name, (resumed, whole) in two["resumed"].items():
         assert resumed == whole, f"{name}: the run went on in another order"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def launched(rank, size, port):
+    """What torchrun tells each process."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return {
+        **{name: str(value) for name, value in ranks.items()},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+    }
 
 
 def _flat(values):

@@ -15,7 +15,7 @@ def material(tmp_path, llama, tokenizer, sentences):
     llama.save_pretrained(paths["model"])
     tokenizer.save_pretrained(paths["model"])
     for name, seed, turned in (("own.jsonl", 1, 1), ("general.jsonl", 2, -1)):
-        rows = [json.dumps({"text": text[::turned]}) for text in sentences(60, seed)]
+        rows = [json.dumps({"text": text[::turned]}) for text in sentences(30, seed)]
         paths[name].write_text("\n".join(rows))
     return paths
 

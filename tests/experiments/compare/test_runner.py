@@ -1,19 +1,14 @@
 """A comparison from its cells to its report, stopped and gone on with."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-import minifinetuning
 from minifinetuning.errors import InputError
 from minifinetuning.experiments.compare import compare, runner
 from minifinetuning.experiments.compare.runner import measured
@@ -338,15 +333,10 @@ def test_what_was_measured_on_the_models_own_text_says_so(comparison, tmp_path):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_it_gives_the_table_of_one_never_killed(
-    comparison, material, tmp_path, own_cache
+    comparison, material, tmp_path, script
 ):
     expected = rows_of(comparison("ft,mft", folder="whole"))
-    source = str(Path(minifinetuning.__file__).parents[1])
-    command = [
-        sys.executable,
-        "-c",
-        "from minifinetuning.cli import main; raise SystemExit(main())",
-    ]
+    command = ["from minifinetuning.cli import main; raise SystemExit(main())"]
     options = {
         **{"model": material["model"], "data": material["own.jsonl"]},
         **{"general": material["general.jsonl"], "sequence_length": 64, "max_steps": 4},
@@ -358,19 +348,19 @@ def test_killed_in_the_middle_it_gives_the_table_of_one_never_killed(
     command.append("compare")
     for name, value in options.items():
         command += [f"--{name}", str(value)]
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     cells = tmp_path / "killed/cells"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as running:
-        deadline = time.monotonic() + 120
-        while not (cells.exists() and list(cells.glob("*.json"))):
-            assert running.poll() is None, running.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        running.send_signal(signal.SIGKILL)
+    running = script(*command)
+    deadline = time.monotonic() + 120
+    while not (cells.exists() and list(cells.glob("*.json"))):
+        assert running.is_running(), running.output
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    assert running.end() == -signal.SIGKILL
     assert len(list(cells.glob("*.json"))) == 1
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "1 of 2 cells are done already" in done.stderr
+    done = script(*command)
+    assert done.end() == 0, done.output
+    assert "1 of 2 cells are done already" in done.output
     killed = json.loads((tmp_path / "killed/comparison.json").read_text())["rows"]
     assert expected.keys() == killed.keys()
     for name, row in killed.items():
