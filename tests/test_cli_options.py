@@ -152,6 +152,8 @@ def test_a_file_alone_may_lack_what_the_command_line_gives(tmp_path):
         ("max_steps: many", "line 4: --max_steps takes a whole number, got 'many'"),
         ("tau: 0.1\nmax_steps: [1, 2]", "line 5: --max_steps takes one value, not a list"),
         ("general: []", "line 4: --general takes at least one value"),
+        ("general: {a: spec}", "line 4: --general takes values, not names"),
+        ("run_name: {a: b}", "line 4: --run_name takes a value, not names"),
         ("max_steps:", "line 4: --max_steps takes a whole number, got ''"),
         ("freeze_head: perhaps", "line 4: --freeze_head takes true or false, got 'perhaps'"),
         ("optim: adamw", "line 4: --optim adamw is not known: did you mean adamw_torch"),
@@ -189,7 +191,13 @@ def test_a_file_that_is_none_is_said_so(tmp_path):
         (["--learning-rte=1"], "unknown option --learning-rte: did you mean --learning_rate?"),
         (["--xyzzy"], "unknown option --xyzzy: see mft train --help"),
         (["run.yaml"], "run.yaml must come first: mft train run.yaml --option value"),
-        (["--max_steps"], "--max_steps needs a value"),
+        (["--max_steps"], "--max_steps needs a value: see"),
+        (["--validation_tokens", "-4k"], "--validation_tokens needs a value, and -4k is none"),
+        (["--output_dir", ""], "--output_dir is empty: give a value"),
+        (["--model", " "], "--model is empty: give a value"),
+        (["--learning_rate", "inf"], "--learning_rate must be a finite number, got inf"),
+        (["--data", "self"], "--data self: text that the model writes itself is for --general"),
+        (["--objective", "MFT"], "--objective MFT is not known: did you mean mft?"),
         (["--optim", "adamw"], "--optim adamw is not known: did you mean adamw_torch"),
         (["--lr_scheduler_kwargs", "{"], "--lr_scheduler_kwargs takes JSON"),
         (["--accelerator_config", "nowhere"], "--accelerator_config takes JSON"),
@@ -275,3 +283,15 @@ def test_only_the_first_process_prints_the_result(process, monkeypatch, capsys):
     for verb in (verbs.train, verbs.prepare_reference):
         verb(None, None, text, training)
         assert ("was kept in o" in capsys.readouterr().out) == (process == 0)
+
+
+@pytest.mark.parametrize("words", [["--list", "--prune"], ["--list", "--model", "m"]])
+def test_what_stands_alone_is_said_so(words, capsys):
+    assert main(["cache", *words]) == 2
+    assert "--list stands alone: mft cache --list" in capsys.readouterr().err
+
+
+def test_a_reference_is_not_prepared_on_its_own_text():
+    words = [*NEEDED["prepare-reference"][:2], "--general", "self", "--output_dir", "o"]
+    with pytest.raises(InputError, match="--general self: text that the model writes itself"):
+        parsed("prepare-reference", words)

@@ -99,7 +99,7 @@ def test_a_cell_from_the_command_line(
         (["--figure", "3"], "--figure 3 is not there"),
         (["--model", "GPT 9"], "--model GPT 9 is not known"),
         (["--dataset", "Poems"], "--dataset Poems is not known: choose one of PubMed"),
-        (["--table", "3", "--method", "Magic"], "nothing of the paper is left under these"),
+        (["--table", "3", "--method", "Magic"], "--method Magic is not known: choose one of DoRA"),
         (["--protocol", "huge"], "--protocol huge is not known: choose one of paper, small, tiny"),
         (["--corpora", "nowhere"], "--corpora nowhere is not a folder"),
         (["--reference", "nowhere"], "--reference nowhere is not a folder"),
@@ -134,3 +134,8 @@ def test_a_reference_that_is_no_model_is_refused(capsys: Any, tmp_path: Path) ->
         words = ["--table", "3", "--model", "tiny", "--dry_run"]
         assert main(["reproduce", *words, "--reference", str(tmp_path / place)]) == 2
         assert f"--reference {tmp_path / place}" in capsys.readouterr().err
+
+
+def test_an_unknown_method_is_named(capsys: Any) -> None:
+    assert main(["reproduce", "--table", "3", "--dry_run", "--method", "mft"]) == 2
+    assert "--method mft is not known: did you mean MFT?" in capsys.readouterr().err

@@ -19,8 +19,9 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str | None = None
 
     One that begins with it comes first; where none is like it, `otherwise`, or all that are known.
     """
+    same = [one for one in known if one.lower() == name.lower()]
     longer = [one for one in known if len(name) > 2 and one.startswith(name)]
-    close = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    close = same or longer or difflib.get_close_matches(name, known, n=1, cutoff=0.65)
     return f": did you mean {close[0]}?" if close else f": {otherwise or _one_of(known)}"
 
 

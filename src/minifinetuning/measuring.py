@@ -243,6 +243,12 @@ class MeasuringTrainer(CheckpointingTrainer):
         kept = last_complete_checkpoint(self._folder)
         raise TrainingDivergedError(
             f"the loss is {loss} at step {self.state.global_step}: lower --learning_rate "
-            f"(it is {self.args.learning_rate}); "
+            f"(it is {self.args.learning_rate}){self._narrow_dtype}; "
             + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet")
         )
+
+    @property
+    def _narrow_dtype(self) -> str:
+        """Of weights held in float16, which ends at 65,504 and loses small updates: a remedy."""
+        is_half = any(value.dtype == torch.float16 for value in self.model.parameters())
+        return ", or hold weights in --dtype float32 (they are float16)" if is_half else ""

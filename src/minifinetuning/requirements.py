@@ -47,6 +47,13 @@ def metrics_of_evaluations(*, with_general: bool) -> list[str]:
 def require_metric(args: MFTConfig, *, with_general: bool) -> None:
     """Raise InputError where --metric_for_best_model is nothing that an evaluation says."""
     known = metrics_of_evaluations(with_general=with_general)
+    other = metrics_of_evaluations(with_general=not with_general)
+    if args.load_best_model_at_end and metric_name(args) in {*other} - {*known}:
+        remedy = "leave --general out" if with_general else "give general text as --general"
+        raise InputError(
+            f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run, which "
+            f"has {'general text' if with_general else 'none'}: {remedy}, or choose another"
+        )
     if args.load_best_model_at_end and metric_name(args) not in known:
         raise InputError(
             f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run"

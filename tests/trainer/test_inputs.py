@@ -1,12 +1,14 @@
 """What a trainer is given: datasets, collators and devices that are not the usual ones."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 
 from minifinetuning.data.mixing import MixedOrder
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.trainer import MFTTrainer
 
 
@@ -198,3 +200,13 @@ def test_a_batch_size_that_is_found_by_trying_has_no_fixed_mixture(
     text = random_sequences(4)
     with pytest.raises(InputError, match="--auto_find_batch_size"):
         MFTTrainer(tiny_model("llama"), args, train_dataset=text, replay_dataset=text)
+
+
+def test_a_loss_that_is_not_finite_names_a_narrow_dtype(tiny_model, training_arguments, uneven):
+    trainer = MFTTrainer(tiny_model("llama"), training_arguments(), train_dataset=uneven)
+    with pytest.raises(TrainingDivergedError) as caught:
+        trainer._require_finite(math.nan)
+    assert "--dtype" not in str(caught.value)
+    trainer.model.half()
+    with pytest.raises(TrainingDivergedError, match="--dtype float32"):
+        trainer._require_finite(math.nan)

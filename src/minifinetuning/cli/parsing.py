@@ -106,6 +106,7 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
         for action in self._actions:
             action.required = action.required and action.dest not in already
         unset = argparse.Namespace(**dict.fromkeys(self.actions, _UNSET))
+        self._words = words
         known, unknown = self.parse_known_args(words, unset)
         if unknown:
             raise InputError(self._about_unknown(unknown[0]))
@@ -136,8 +137,13 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
             raise InputError(f"{message}: {self._help}")
         option, text = about.groups()
         if text.startswith("expected"):
-            raise InputError(f"{option} needs a value: {self._help}")
+            raise InputError(f"{option} needs a value{self._instead_of(option)}: {self._help}")
         raise InputError(text if text.startswith("--") else f"{option}: {text}")
+
+    def _instead_of(self, option: str) -> str:
+        """What stands where the value of an option should, if it looks like an option itself."""
+        behind = self._words[self._words.index(option) + 1 :] if option in self._words else []
+        return f", and {behind[0]} is none" if behind and not behind[0].startswith("--") else ""
 
 
 def _filled(kind: Any, given: dict[str, Any]) -> Any:
@@ -166,6 +172,8 @@ def _set_converter(action: argparse.Action) -> None:
         if choices is not None and text not in choices:
             hint = did_you_mean(text, choices)
             raise argparse.ArgumentTypeError(f"--{name} {text} is not known{hint}")
+        if convert is str and not text.strip():
+            raise argparse.ArgumentTypeError(f"--{name} is empty: give a value, or leave it out")
         try:
             return convert(text)
         except (ValueError, TypeError, RecursionError, argparse.ArgumentTypeError):

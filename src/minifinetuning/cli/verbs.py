@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         if verb == "cache" and words in (["--list"], ["--prune"]):
             print(_kept_teachers(words[0]))
             return 0
+        for option in ("--list", "--prune"):
+            if verb == "cache" and option in words:
+                raise InputError(f"{option} stands alone: mft cache {option}")
         options = parsed(verb, words)
         _require_apart_from_file(words, options)
         _VERBS[verb](*options)

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
 from minifinetuning.errors import InputError, did_you_mean
 
 __all__ = ["file_values"]
+
+_MAPPINGS = {*TrainingArguments._VALID_DICT_FIELDS, "liger_kernel_config"}
+"""Options that take JSON, which a file may write as a mapping of its own."""
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 
@@ -65,6 +69,8 @@ def _converted(name: str, node: yaml.Node, action: argparse.Action, where: str) 
     if isinstance(node, yaml.SequenceNode) and not (several and nodes):
         number = "at least one value" if several else "one value, not a list"
         raise InputError(f"{where}: --{name} takes {number}")
+    if name not in _MAPPINGS and any(isinstance(entry, yaml.MappingNode) for entry in nodes):
+        raise InputError(f"{where}: --{name} takes {'values' if several else 'a value'}, not names")
     try:
         values = [convert(_text(entry)) for entry in nodes]
     except (argparse.ArgumentTypeError, ValueError) as error:

@@ -133,6 +133,10 @@ class DataConfig(TextConfig):
         metadata={"help": "General text to train on beside the other; self: written by the model."},
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_no_self("data", self.data)
+
 
 @dataclass(kw_only=True)
 class GeneralConfig(TextConfig):
@@ -141,6 +145,19 @@ class GeneralConfig(TextConfig):
     general: list[str] = field(
         metadata={"help": "The general text: files, folders, globs or a datasets id."}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_no_self("general", self.general)
+
+
+def _require_no_self(option: str, sources: list[str]) -> None:
+    """What a model writes itself teaches it nothing: it is for measuring and for replay."""
+    if "self" in sources:
+        raise InputError(
+            f"--{option} self: text that the model writes itself is for --general and --replay of "
+            "mft train, cache and compare; name files (./self for one of that name)"
+        )
 
 
 _MOST_TOKENS = 10**15

@@ -120,6 +120,8 @@ def _require(name: str, number: float) -> None:
         raise InputError(f"--{name} must be {allowed}, got a number of {number.bit_length()} bits")
     if number in allowed:
         return
+    if not math.isfinite(number) and math.isinf(allowed.high):
+        raise InputError(f"--{name} must be a finite number, got {number}")
     if math.isfinite(number) and number > allowed.high == LARGEST:
         raise InputError(f"--{name} must be at most {allowed.high:,}, got {number}")
     raise InputError(f"--{name} must be {allowed}, got {number}")

@@ -118,3 +118,8 @@ def test_no_token_of_an_account_is_written_into_results(comparison):
 def test_a_comma_without_a_method_is_refused(names):
     with pytest.raises(InputError, match="has a comma too many"):
         parsed_methods(names)
+
+
+def test_capitals_are_told_the_name():
+    with pytest.raises(InputError, match=r"'FT' in 'FT' is not known: did you mean ft\?"):
+        parsed_methods("FT")

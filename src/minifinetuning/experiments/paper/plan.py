@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.experiments.paper.cells import PaperCell, paper_cell
 from minifinetuning.experiments.paper.published import TABLES, Published, published_values
 
@@ -177,6 +177,9 @@ def plan_of(
     varies: tau, nu, the rank, or the training text as a share. Raises InputError for a number that
     no table or figure has, and where nothing is left.
     """
+    known = sorted({name for row in published_values() for name in (row.method, row.cell.method)})
+    if method is not None and method not in known:
+        raise InputError(f"--method {method} is not known{did_you_mean(method, known)}")
     _require_known("--table", table, TABLES)
     _require_known("--figure", figure, tuple(FIGURES))
     everything = table is None and figure is None
