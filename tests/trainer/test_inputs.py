@@ -117,7 +117,9 @@ def test_evaluations_without_a_text_for_them_say_what_to_give(
     tiny_model, training_arguments, random_sequences
 ):
     args = training_arguments(eval_strategy="steps", eval_steps=1)
-    with pytest.raises(InputError, match=r"^eval_dataset is missing, though eval_strategy is step"):
+    with pytest.raises(
+        InputError, match=r"^eval_dataset is missing, though evaluations are to come"
+    ):
         MFTTrainer(tiny_model("llama"), args, train_dataset=random_sequences(8))
 
 

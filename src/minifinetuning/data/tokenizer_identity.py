@@ -83,8 +83,7 @@ def _around_text(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     # What closes a document is put there by whoever reads it, where the tokenizer does not.
     if token_ids and token_ids[-1] == tokenizer.eos_token_id:
         token_ids = token_ids[:-1]
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(token_ids)
-    return tokens
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(token_ids)]
 
 
 def _added(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
