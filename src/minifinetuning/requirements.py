@@ -112,7 +112,7 @@ def require_validation(args: MFTConfig, texts: object | None) -> None:
     """Raise InputError where evaluations are to come, and nothing is there to evaluate on."""
     if texts is None and args.eval_strategy != "no":
         raise InputError(
-            f"eval_dataset is missing, though evaluations are to come: pass "
+            "eval_dataset is missing, though evaluations are to come: pass "
             '{"specialized": ..., "general": ...}, or MFTConfig(eval_strategy="no", '
             'save_strategy="no", load_best_model_at_end=False) to train without measuring'
         )
