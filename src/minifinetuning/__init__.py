@@ -9,7 +9,7 @@ The names below are the public ones. They are imported when they are first used:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
     from minifinetuning.config import MFTConfig

@@ -115,7 +115,7 @@ def _decodes(path: Path, encoding: str) -> bool:
 def _undecodable(file: IO[bytes], front: bytes, encoding: str) -> tuple[bytes, bool]:
     """From the first chunk on that does not decode, as many bytes as tell an encoding.
 
-    None where all of the file decodes. And whether all before was ASCII. Raises UnreadableError
+    No bytes where all of the file decodes. And whether all before was ASCII. Raises UnreadableError
     where it is no text at all.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
