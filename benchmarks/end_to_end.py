@@ -55,7 +55,7 @@ def measured(setting: Setting) -> dict[str, float]:
     from transformers import PrinterCallback
 
     is_peer = setting.run == "gkd"
-    import_module("trl.experimental.gkd" if is_peer else "minifinetuning.trainer")
+    import_module("trl.experimental.gkd" if is_peer else "minifinetuning.training.trainer")
     if setting.run == "expected" and setting.adapter == "full":
         raise harness.NotMeasuredError("an expected embedding needs a frozen output head")
     model = SHAPES[setting.shape].model(setting.sequence_length, setting.device)
@@ -104,8 +104,8 @@ def _arguments(setting: Setting, folder: Path) -> dict[str, Any]:
 
 
 def _own_trainer(setting: Setting, model: Any, sequences: Any, folder: Path) -> Any:
-    from minifinetuning.config import MFTConfig
-    from minifinetuning.trainer import MFTTrainer
+    from minifinetuning.training.config import MFTConfig
+    from minifinetuning.training.trainer import MFTTrainer
 
     options: dict[str, Any] = {"objective": "ft"}
     if setting.run != "ft":

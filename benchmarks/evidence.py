@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.experiments.compare.rows import paired_difference
 from minifinetuning.files import write_atomically
+from minifinetuning.lab.compare.rows import paired_difference
 from minifinetuning.report import comparison_table, difference_table, save_frontier
 from minifinetuning.report.figures import saved_figure
 from minifinetuning.report.tables import markdown_table

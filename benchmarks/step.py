@@ -68,7 +68,7 @@ class Stepper:
     def __init__(self, setting: Setting) -> None:
         from minifinetuning.models.causal import causal_model
         from minifinetuning.models.student import attach_distillation
-        from minifinetuning.teachers import teacher_of
+        from minifinetuning.teacher.live import teacher_of
 
         self.setting = setting
         self.model = _model(setting)

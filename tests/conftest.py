@@ -58,7 +58,7 @@ def _frozen_heap() -> None:
 @pytest.fixture(scope="session")
 def loaded_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A process that has imported everything, once a session; `in_a_process` forks from it too."""
-    from minifinetuning.experiments import processes
+    from minifinetuning.lab import processes
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(processes._PRELOADED)
@@ -283,7 +283,7 @@ def random_sequences() -> Callable[..., list[dict[str, list[int]]]]:
 @pytest.fixture
 def training_arguments(tmp_path: Path) -> Callable[..., Any]:
     """`training_arguments(**changes)`: an MFTConfig of five steps, nothing saved or evaluated."""
-    from minifinetuning.config import MFTConfig
+    from minifinetuning.training.config import MFTConfig
 
     def make(**changes: object) -> MFTConfig:
         settings: dict[str, object] = {

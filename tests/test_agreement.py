@@ -12,12 +12,12 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from minifinetuning.blending import search as blend
 from minifinetuning.cli import main
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.data import read_corpus
-from minifinetuning.experiments import blend
-from minifinetuning.experiments.compare import compare, comparison_of
-from minifinetuning.experiments.processes import in_this_process
+from minifinetuning.lab.compare import compare, comparison_of
+from minifinetuning.lab.processes import in_this_process
 from minifinetuning.models.stored_weights import stored_dtype
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from minifinetuning.config import MFTConfig
     from minifinetuning.data import Corpus, read_corpus
     from minifinetuning.errors import InputError, TrainingDivergedError
     from minifinetuning.models.adapters import adapter_config
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
     from minifinetuning.models.openelm import OpenELMConfig, OpenELMForCausalLM
     from minifinetuning.objectives import correct_distribution, rule
     from minifinetuning.ops import Distillation, Head, linear_distillation
-    from minifinetuning.teachers import AdaptersOff, FrozenCopy, Teacher
-    from minifinetuning.trainer import MFTTrainer
+    from minifinetuning.teacher.live import AdaptersOff, FrozenCopy, Teacher
+    from minifinetuning.training.config import MFTConfig
+    from minifinetuning.training.trainer import MFTTrainer
 
 __all__ = [
     "AdaptersOff",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("MFTConfig",),
+    "training.config": ("MFTConfig",),
     "data": ("Corpus", "read_corpus"),
     "errors": ("InputError", "TrainingDivergedError"),
     "models.adapters": ("adapter_config",),
@@ -54,8 +54,8 @@ _HOMES = {
     "models.openelm": ("OpenELMConfig", "OpenELMForCausalLM"),
     "objectives": ("correct_distribution", "rule"),
     "ops": ("Distillation", "Head", "linear_distillation"),
-    "teachers": ("AdaptersOff", "FrozenCopy", "Teacher"),
-    "trainer": ("MFTTrainer",),
+    "teacher.live": ("AdaptersOff", "FrozenCopy", "Teacher"),
+    "training.trainer": ("MFTTrainer",),
 }
 
 

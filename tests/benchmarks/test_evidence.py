@@ -7,8 +7,8 @@ from typing import Any
 
 import evidence
 
-from minifinetuning.experiments.compare.report import comparison_summary
-from minifinetuning.experiments.compare.rows import rows
+from minifinetuning.lab.compare.report import comparison_summary
+from minifinetuning.lab.compare.rows import rows
 
 ROOT = Path(__file__).parents[2]
 COMPARISON = ROOT / "results/comparison"

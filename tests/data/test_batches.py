@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from minifinetuning.cache.fingerprint import text_identity
 from minifinetuning.data.batches import REPLAY_COLUMN, ForeignCollator, collate, normalized
 from minifinetuning.errors import InputError
+from minifinetuning.teacher.fingerprint import text_identity
 
 
 @pytest.mark.parametrize("column", ["completion_mask", "assistant_masks"])

@@ -22,7 +22,7 @@ from minifinetuning.models.loading import load_model, model_limit
 from minifinetuning.models.stored_weights import StoredWeights, stored_names
 from minifinetuning.objectives import finetuning
 from minifinetuning.ops import linear_distillation
-from minifinetuning.trainer import MFTTrainer
+from minifinetuning.training.trainer import MFTTrainer
 
 FAMILIES = runpy.run_path(str(Path(__file__).with_name("families.py")))["FAMILIES"]
 

@@ -76,7 +76,7 @@ def test_a_gguf_loads_saves_and_trains(tmp_path, tiny_model, tokenizer, training
     assert_same_weights(load_model(str(tmp_path / "saved")), loaded)
     assert model_limit(str(path)) == 128
 
-    from minifinetuning.trainer import MFTTrainer
+    from minifinetuning.training.trainer import MFTTrainer
 
     data = [{"input_ids": list(range(5, 15))}] * 4
     MFTTrainer(loaded, training_arguments(max_steps=1), train_dataset=data).train()

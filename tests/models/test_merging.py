@@ -88,7 +88,7 @@ def test_an_adapter_is_measured_as_it_was_trained(adapter_folder, name):
 
 
 def test_a_merged_model_can_be_trained(adapter_folder, training_arguments):
-    from minifinetuning.trainer import MFTTrainer
+    from minifinetuning.training.trainer import MFTTrainer
 
     folder, expected = adapter_folder(target_modules=["q_proj", "down_proj"])
     model = load_model(str(folder))

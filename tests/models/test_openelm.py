@@ -17,7 +17,7 @@ from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import check_halves, hidden_states, output_head, predicting
 from minifinetuning.models.loading import load_model, model_limit
-from minifinetuning.models.openelm import OpenELMModel, OpenELMRMSNorm
+from minifinetuning.models.openelm.modeling import OpenELMModel, OpenELMRMSNorm
 from minifinetuning.models.stored_weights import StoredWeights, stored_names
 from minifinetuning.models.student import DistillationInputs, attach_distillation
 from minifinetuning.objectives import rule

@@ -6,7 +6,7 @@ import torch
 from minifinetuning.data.packing import PackedSequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
-from minifinetuning.trainer import MFTTrainer
+from minifinetuning.training.trainer import MFTTrainer
 
 IDS = [3, 9, 5]
 

@@ -58,7 +58,7 @@ def _of_objectives(values: Mapping[str, Any]) -> Idle:
 
 
 def _of_resuming(values: Mapping[str, Any]) -> Idle:
-    from minifinetuning.resuming import asked_checkpoint
+    from minifinetuning.training.resuming import asked_checkpoint
 
     if asked_checkpoint(values["resume_from_checkpoint"]) and values["overwrite_output_dir"]:
         yield (
@@ -69,7 +69,7 @@ def _of_resuming(values: Mapping[str, Any]) -> Idle:
 
 
 def _of_comparison(values: Mapping[str, Any]) -> Idle:
-    from minifinetuning.experiments.compare.methods import parsed_methods
+    from minifinetuning.lab.compare.methods import parsed_methods
     from minifinetuning.objectives import has_kl_weight, has_tau
 
     methods = parsed_methods(values["methods"])

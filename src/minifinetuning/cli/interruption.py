@@ -25,7 +25,7 @@ def how_to_go_on(verb: str, options: tuple[Any, ...]) -> str:
 def _of_run(folder: Path) -> str:
     """Where a run of several steps can be gone on with."""
     from minifinetuning.errors import InputError
-    from minifinetuning.resuming import checkpoint_to_resume
+    from minifinetuning.training.resuming import checkpoint_to_resume
 
     try:
         checkpoint = checkpoint_to_resume(True, folder, thoroughly=False)

@@ -19,7 +19,7 @@ Numbers = list[float]
 
 def option_types(verb: str) -> tuple[Any, ...]:
     """The dataclasses that a verb's options fill, in the order in which the verb takes them."""
-    from minifinetuning import config
+    from minifinetuning.training import config
 
     types: dict[str, tuple[Any, ...]] = {
         "train": (config.ModelConfig, config.AdapterConfig, config.DataConfig, config.MFTConfig),

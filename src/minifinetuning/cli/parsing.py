@@ -16,8 +16,8 @@ from minifinetuning.cli.help import HelpFormatter
 from minifinetuning.cli.idle import require_used
 from minifinetuning.cli.options import IGNORED, option_types
 from minifinetuning.cli.yaml_file import file_values
-from minifinetuning.config.ranges import require_ranges
 from minifinetuning.errors import InputError, did_you_mean
+from minifinetuning.training.config.ranges import require_ranges
 
 __all__ = ["parsed", "parser_of"]
 

@@ -80,13 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     """`mft train`."""
-    from minifinetuning.config import AUTO
-    from minifinetuning.experiments.adaptation import adapt
-    from minifinetuning.experiments.run_folder import run_folder
-    from minifinetuning.experiments.tau_search import adapt_with_chosen_tau
-    from minifinetuning.experiments.texts import read_texts
     from minifinetuning.report import comparison_table, measured_on, tau_table
-    from minifinetuning.requirements import require_texts
+    from minifinetuning.training.config import AUTO
+    from minifinetuning.training.folder import run_folder
+    from minifinetuning.training.requirements import require_texts
+    from minifinetuning.training.run import adapt
+    from minifinetuning.training.search import adapt_with_chosen_tau
+    from minifinetuning.training.texts import read_texts
 
     require_texts(training, general=data.general, replay=data.replay)
     with run_folder(training, model, adapter, data, training):
@@ -115,23 +115,23 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
 
 def cache(model: Any, adapter: Any, data: Any, options: Any) -> None:
     """`mft cache`."""
-    from minifinetuning.experiments.caching import cache_teacher
+    from minifinetuning.training.caching import cache_teacher
 
     cache_teacher(model, adapter, data, options)
 
 
 def _kept_teachers(option: str) -> str:
     """`mft cache --list` and `mft cache --prune`, which need neither model nor text."""
-    from minifinetuning.experiments.caching import listed_teachers, pruned_teachers
+    from minifinetuning.training.caching import listed_teachers, pruned_teachers
 
     return listed_teachers() if option == "--list" else pruned_teachers()
 
 
 def compare(model: Any, options: Any, data: Any, training: Any) -> None:
     """`mft compare`."""
-    from minifinetuning.experiments.compare import compare as run
-    from minifinetuning.experiments.compare import comparison_of
-    from minifinetuning.experiments.compare.report import comparison_summary
+    from minifinetuning.lab.compare import compare as run
+    from minifinetuning.lab.compare import comparison_of
+    from minifinetuning.lab.compare.report import comparison_summary
 
     comparison = comparison_of(
         model,
@@ -149,9 +149,9 @@ def compare(model: Any, options: Any, data: Any, training: Any) -> None:
 
 def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
-    from minifinetuning.config import ModelConfig
-    from minifinetuning.experiments.two_models import compare_models
+    from minifinetuning.lab.two_models import compare_models
     from minifinetuning.report import comparison_table, measured_on, with_unprepared_note
+    from minifinetuning.training.config import ModelConfig
 
     held: Any = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     metrics = compare_models(
@@ -168,7 +168,7 @@ def evaluate(options: Any, data: Any) -> None:
 
 def blend(options: Any, data: Any) -> None:
     """`mft blend`."""
-    from minifinetuning.experiments.blend import blend_models
+    from minifinetuning.blending.search import blend_models
     from minifinetuning.report.blend_card import blend_table
 
     metrics = blend_models(
@@ -189,8 +189,8 @@ def blend(options: Any, data: Any) -> None:
 
 def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> None:
     """`mft prepare-reference`."""
-    from minifinetuning.experiments.reference import prepare_reference as prepare
     from minifinetuning.report import validation_extent
+    from minifinetuning.training.reference import prepare_reference as prepare
 
     metrics = prepare(model, adapter, text, training)
     if training.process_index > 0:
@@ -206,11 +206,11 @@ def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> Non
 
 def reproduce(options: Any) -> None:
     """`mft reproduce`."""
-    from minifinetuning.experiments.paper.listing import dry_run, listing
-    from minifinetuning.experiments.paper.report import write_paper_report
-    from minifinetuning.experiments.paper.request import reproduction_of, schedule_of
-    from minifinetuning.experiments.paper.runner import kept_folder
-    from minifinetuning.experiments.paper.runner import reproduce as run
+    from minifinetuning.lab.paper.listing import dry_run, listing
+    from minifinetuning.lab.paper.report import write_paper_report
+    from minifinetuning.lab.paper.request import reproduction_of, schedule_of
+    from minifinetuning.lab.paper.runner import kept_folder
+    from minifinetuning.lab.paper.runner import reproduce as run
 
     reproduction = reproduction_of(options)
     if options.list:
@@ -227,7 +227,7 @@ def reproduce(options: Any) -> None:
 
 def demo(options: Any) -> None:
     """`mft demo`."""
-    from minifinetuning.experiments.demo import run_demo
+    from minifinetuning.lab.demo.run import run_demo
 
     run_demo(
         Path(options.output_dir),
@@ -252,7 +252,7 @@ _VERBS: dict[str, Callable[..., None]] = {
 
 def _require_apart_from_file(words: list[str], options: tuple[Any, ...]) -> None:
     """No verb writes where the file of its options lies."""
-    from minifinetuning.experiments.overlap import require_apart
+    from minifinetuning.training.overlap import require_apart
 
     for each in options if words and words[0].endswith((".yaml", ".yml")) else ():
         if getattr(each, "output_dir", None) is not None:

@@ -1,0 +1,1 @@
+"""Many runs: comparisons, the paper's experiments, and the demonstration."""

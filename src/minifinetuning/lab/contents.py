@@ -1,0 +1,139 @@
+"""What a run starts from, by content: the same wherever it lies and whatever it is called."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from minifinetuning.data.corpus_cache import file_states
+from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
+from minifinetuning.files import cache_folder, write_atomically
+from minifinetuning.models.loading import is_adapter, load_model
+from minifinetuning.teacher.fingerprint import text_identity, weights_identity
+from minifinetuning.training.config import ModelConfig
+from minifinetuning.training.texts import Texts
+
+__all__ = [
+    "Content",
+    "digest_of",
+    "files_content",
+    "measured_texts",
+    "model_content",
+    "model_files_content",
+    "text_contents",
+]
+
+_FILES_OF_A_MODEL = (
+    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.gguf", "config.json", "*.py"),
+    *("adapter_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a cell is made from: the digest of the starting model, and of each of its texts."""
+
+    model: str
+    texts: dict[str, str]
+
+
+def text_contents(texts: Texts) -> dict[str, str]:
+    """The digest of each text: `train`, `replay` and `fisher`, and what is measured, by its name.
+
+    Of tokens, masks and labels, so that whatever decides on these is in it: the documents, their
+    split, the budgets, the tokenizer.
+    """
+    found = texts.trained() | texts.validation
+    return {name: text_identity(of).digest for name, of in found.items()}
+
+
+def measured_texts(contents: dict[str, str]) -> dict[str, str]:
+    """Those of the digests that are of validation texts."""
+    return {name: contents[name] for name in (SPECIALIZED, GENERAL) if name in contents}
+
+
+def model_content(model: ModelConfig) -> str:
+    """The digest of a model's configuration and weights, as a run loads them.
+
+    A model whose files have not changed is not loaded again for it.
+    """
+
+    def computed() -> str:
+        loaded = load_model(
+            model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
+        )
+        return weights_identity(loaded)
+
+    place = Path(model.model).expanduser()
+    if not place.exists() or is_adapter(model.model):
+        # Its weights, or those of its base, lie somewhere else and may change there.
+        return computed()
+    software = [version(name) for name in ("torch", "transformers")]
+    return _remembered(["model", file_states([place]), model.dtype, software], computed)
+
+
+def files_content(place: Path) -> str:
+    """The digest of a text's file, or of all files in a folder but the hidden ones.
+
+    Of names the endings count: they say how a file is read.
+    """
+    paths = [place] if place.is_file() else _visible_files(place)
+    return _files_digest(paths, lambda path: path.suffix.lower())
+
+
+def model_files_content(place: Path) -> str:
+    """The digest of a model's weights, configuration, code and tokenizer as they lie on disk.
+
+    Nothing is loaded. What else its folder holds, a card or figures, does not count.
+    """
+    paths = [place] if place.is_file() else _visible_files(place)
+    kept = [path for path in paths if any(fnmatch(path.name, each) for each in _FILES_OF_A_MODEL)]
+    return _files_digest(kept, lambda path: path.name)
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of what JSON can say, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _files_digest(paths: list[Path], name: Callable[[Path], str]) -> str:
+    def computed() -> str:
+        return digest_of(sorted((name(path), _file_digest(path)) for path in paths))
+
+    return _remembered(["files", file_states([*paths])], computed)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remembered(state: list[Any], compute: Callable[[], str]) -> str:
+    """What was computed before for files in the same state, or else is now."""
+    path = cache_folder() / "contents" / f"{digest_of(state)[:32]}.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if isinstance(known, str):
+        return known
+    found = compute()
+    # A cache that cannot be written costs the same work the next time.
+    with suppress(OSError):
+        write_atomically(path, {"content": found})
+    return found

@@ -1,0 +1,1 @@
+"""The demonstration: a real model and real text, in minutes on a laptop."""

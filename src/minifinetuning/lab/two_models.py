@@ -1,0 +1,108 @@
+"""Two models already there, on the same texts: `mft evaluate`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minifinetuning.data.tokenizer_identity import tokenizer_difference
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation.scores import TextScores, comparison, text_scores
+from minifinetuning.files import write_atomically
+from minifinetuning.models.causal import causal_model
+from minifinetuning.models.kinship import own_tokenizer
+from minifinetuning.models.loading import HELD_IN, load_as_started, load_as_trained, load_tokenizer
+from minifinetuning.models.merging import is_quantized
+from minifinetuning.teacher.live import FrozenModel, Teacher
+from minifinetuning.training.config import DataConfig, ModelConfig, bfloat16_pays
+from minifinetuning.training.folder import require_writable
+from minifinetuning.training.full_disk import naming_what_fails
+from minifinetuning.training.texts import read_texts
+
+__all__ = ["compare_models"]
+
+
+def compare_models(
+    tuned: ModelConfig,
+    reference: ModelConfig,
+    data: DataConfig,
+    *,
+    batch_size: int = 8,
+    seed: int = 42,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """S, DG, their ratio and KL(p_T || p_S) of a tuned model against its reference.
+
+    The validation sides of the texts are those of a training run with the same texts, budgets and
+    seed. Both models are loaded as such a run has them: a tuned adapter beside its base model, one
+    that is the reference merged into it. The figures are returned and, where `output` is given,
+    written there as JSON. Raises InputError for models or texts that
+    cannot be used, and for two tokenizers, since perplexities over other tokens say nothing.
+    """
+    if output is not None:
+        require_writable(output, tuned, {"reference": reference.model}, data)
+    _require_one_tokenizer(tuned, reference)
+    texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def loaded(config: ModelConfig, load: Callable[..., Any]) -> Any:
+        model = load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        # Quantised weights lie where they were loaded to.
+        return model if is_quantized(causal_model(model)) else model.to(device)
+
+    def scores(model: Any, name: str, teacher: Teacher | None = None) -> dict[str, TextScores]:
+        return {
+            text: text_scores(
+                model,
+                sequences,
+                batch_size=batch_size,
+                teacher=teacher,
+                autocast=torch.autocast(device, torch.bfloat16, enabled=bfloat16_pays()),
+                description=f"evaluating {name}: {text}",
+            )
+            for text, sequences in texts.validation.items()
+        }
+
+    # What is held against itself has gained nothing, not even by merging.
+    alone = _place(tuned) == _place(reference)
+    teacher = FrozenModel(loaded(reference, load_as_trained if alone else load_as_started))
+    before = scores(teacher.model, "reference")
+    after = scores(teacher.model if alone else loaded(tuned, load_as_trained), "tuned", teacher)
+    metrics = {
+        "method": "tuned",
+        **comparison(before, after),
+        "data": texts.summary(),
+        "configuration": {
+            "model": tuned.model,
+            "reference": reference.model,
+            "dtype": tuned.dtype or HELD_IN,
+        },
+        "seed": seed,
+    }
+    if output is not None:
+        with naming_what_fails(output.parent):
+            write_atomically(output, metrics)
+    return metrics
+
+
+def _place(config: ModelConfig) -> Any:
+    """Where a model lies, and what its weights are held in there."""
+    path = Path(config.model).expanduser()
+    return path.resolve() if path.exists() else config.model, config.dtype
+
+
+def _require_one_tokenizer(tuned: ModelConfig, reference: ModelConfig) -> None:
+    """Refuse two models that read the same text as other tokens."""
+    theirs = load_tokenizer(
+        reference.tokenizer or reference.model, trust_remote_code=reference.trust_remote_code
+    )
+    ours = own_tokenizer(tuned.model, trust_remote_code=tuned.trust_remote_code)
+    # A folder without one did not change it.
+    difference = None if ours is None else tokenizer_difference(theirs, ours)
+    if difference is not None:
+        raise InputError(
+            f"--model {tuned.model} and --reference {reference.model} have different tokenizers "
+            f"({difference}): their perplexities are over other tokens and cannot be compared; "
+            "give the model that it was tuned from as --reference"
+        )

@@ -1,0 +1,17 @@
+"""The teacher on disk: computed once, then the same for every tau, objective and epoch."""
+
+from minifinetuning.teacher.building import Autocast
+from minifinetuning.teacher.opening import TeacherCache, open_cache
+from minifinetuning.teacher.plan import CachePlan, is_automatic, plan_cache, require_known
+from minifinetuning.teacher.run import RunTeacher
+
+__all__ = [
+    "Autocast",
+    "CachePlan",
+    "RunTeacher",
+    "TeacherCache",
+    "is_automatic",
+    "open_cache",
+    "plan_cache",
+    "require_known",
+]

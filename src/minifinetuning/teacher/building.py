@@ -1,0 +1,123 @@
+"""Filling a teacher's cache: part by part, by as many processes as are at it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from minifinetuning.data.batches import Sequences, collate
+from minifinetuning.errors import InputError
+from minifinetuning.models.causal import agree
+from minifinetuning.teacher.kinds import values
+from minifinetuning.teacher.live import ModelTeacher
+from minifinetuning.teacher.store import TeacherStore
+
+__all__ = ["Autocast", "build", "require_agreement"]
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that the teacher's forward runs in."""
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def build(
+    store: TeacherStore,
+    teacher: ModelTeacher,
+    sequences: Sequences,
+    *,
+    batch_size: int,
+    autocast: Autocast,
+    progress: bool = False,
+) -> None:
+    """Compute the parts that are missing, and wait for those that other processes compute.
+
+    Killed at any moment, it goes on at the next call where it stopped. Sequences are computed in
+    batches of `batch_size`, as training would. Raises InputError where the disk is full.
+    """
+    store.begin()
+    with tqdm(
+        total=len(sequences), desc="teacher", unit="sequence", leave=False, disable=not progress
+    ) as bar:
+        while missing := store.missing:
+            _show(bar, store)
+            computed = False
+            for part in missing:
+                with store.claimed(part) as mine:
+                    if mine:
+                        batches = _batches(store.parts[part], batch_size)
+                        rows = _rows(store, teacher, sequences, batches, autocast)
+                        store.write(part, list(_counted(rows, bar)))
+                        computed = True
+            if not computed and store.missing:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def require_agreement(
+    store: TeacherStore, teacher: ModelTeacher, sequences: Sequences, *, autocast: Autocast
+) -> None:
+    """Compute the first sequence again, and compare it with what a cache found on disk says.
+
+    Raises InputError where they differ by more than rounding: something that no fingerprint knows
+    (an attention kernel, say) has changed the teacher.
+    """
+    if not len(sequences):
+        return
+    cached = store.read(0)
+    (computed,) = _rows(store, teacher, sequences, iter([range(1)]), autocast)
+    for column in store.contents.columns:
+        found, expected = cached[column.name], computed[column.name]
+        if not agree(found, expected, store.contents.columns[0].dtype):
+            difference = float((found.double() - expected.double()).abs().max())
+            raise InputError(
+                f"--teacher_cache: {store.folder} is not what this model gives here (they differ "
+                f"by {difference:.3g}): remove it, or name another folder"
+            )
+
+
+def _batches(part: range, batch_size: int) -> Iterator[range]:
+    for start in range(part.start, part.stop, batch_size):
+        yield range(start, min(start + batch_size, part.stop))
+
+
+def _rows(
+    store: TeacherStore,
+    teacher: ModelTeacher,
+    sequences: Sequences,
+    batches: Iterator[range],
+    autocast: Autocast,
+) -> Iterator[dict[str, Tensor]]:
+    """For each sequence of the batches its columns, (predictions, width) each, on the CPU."""
+    contents = store.contents
+    device = teacher.head.weight.device
+    for batch in batches:
+        collated = collate([sequences[index] for index in batch])
+        inputs = {name: tensor.to(device) for name, tensor in collated.items()}
+        with autocast():
+            states = teacher.outputs(inputs)
+            found = values(contents.fingerprint.kind, states, inputs["labels"][:, 1:].flatten())
+        by_sequence = {
+            column.name: found[column.name]
+            .to(column.dtype)
+            .view(len(batch), -1, column.width)
+            .cpu()
+            for column in contents.columns
+        }
+        for row, index in enumerate(batch):
+            count = contents.predictions[index]
+            yield {name: tensor[row, :count] for name, tensor in by_sequence.items()}
+
+
+def _counted(rows: Iterator[dict[str, Tensor]], bar: Any) -> Iterator[dict[str, Tensor]]:
+    for row in rows:
+        yield row
+        bar.update(1)
+
+
+def _show(bar: Any, store: TeacherStore) -> None:
+    """Other processes' parts count too."""
+    missing = sum(len(store.parts[part]) for part in store.missing)
+    bar.n = bar.total - missing
+    bar.refresh()

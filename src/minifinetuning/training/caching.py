@@ -1,0 +1,102 @@
+"""A teacher's cache ahead of training: `mft cache`."""
+
+import math
+import time
+from datetime import datetime
+
+import torch
+from accelerate import PartialState
+
+from minifinetuning.data.batches import Sequences
+from minifinetuning.evaluation.scores import SPECIALIZED
+from minifinetuning.models.causal import check_halves, freeze_head
+from minifinetuning.models.loading import load_model
+from minifinetuning.report.tables import markdown_table
+from minifinetuning.teacher import CachePlan, open_cache, plan_cache
+from minifinetuning.teacher.contents import format_bytes
+from minifinetuning.teacher.live import StartingModel
+from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
+from minifinetuning.training.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
+from minifinetuning.training.overlap import require_cache_apart
+from minifinetuning.training.texts import SELF, read_texts
+
+__all__ = ["cache_teacher", "listed_teachers", "pruned_teachers"]
+
+
+def cache_teacher(
+    model: ModelConfig, adapter: AdapterConfig, data: DataConfig, options: CacheConfig
+) -> CachePlan:
+    """Compute the caches that `mft train` with the same options would begin with.
+
+    The training texts', and without general text the validation text's too, since KL(p_T || p_S)
+    is followed there. Several processes may be at it, started together or one by one: each takes
+    parts that no other is at. Raises InputError for input that cannot be used.
+    """
+    require_cache_apart(model, data, options)
+    texts = read_texts(
+        model,
+        data,
+        data.data,
+        # What forgetting is measured on is not in the training text; but none need be written now.
+        data.general if data.replay or data.general != [SELF] else None,
+        seed=options.seed,
+        replay=data.replay,
+        new_data_fraction=options.new_data_fraction,
+    )
+    sequences: dict[str, Sequences] = {}
+    for name, text in (("train", texts.train), ("replay", texts.replay)):
+        if text is not None:
+            sequences[name] = text
+    if not data.general:
+        sequences["validation"] = texts.validation[SPECIALIZED]
+    starting = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+    check_halves(starting)
+    if options.freeze_head or adapter.adapter:
+        freeze_head(starting)
+    process = PartialState()
+    starting.to(process.device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(process.device.type, torch.bfloat16, enabled=bool(options.bf16))
+
+    plan = plan_cache(
+        options.teacher_cache, starting, sequences, passes=math.inf, autocast=autocast
+    )
+    speaks = process.is_main_process
+    if speaks:
+        print(plan)
+    start = time.perf_counter()
+    open_cache(
+        plan,
+        StartingModel(starting),
+        sequences,
+        batch_size=options.per_device_train_batch_size,
+        autocast=autocast,
+        progress=speaks,
+    )
+    if speaks:
+        print(f"whole after {time.perf_counter() - start:.0f} seconds")
+    return plan
+
+
+def listed_teachers() -> str:
+    """The teachers' caches of this user, those used last first, and how much all of them may be."""
+    kept = kept_teachers()
+    total = f"{format_bytes(sum(each.bytes for each in kept))} of {format_bytes(limit())}"
+    if not kept:
+        return f"no teacher's cache lies in {teachers_folder()}: {total}"
+    lines = [["cache", "kind", "tokens", "size", "last used", "in use"]]
+    for each in reversed(kept):
+        used = datetime.fromtimestamp(each.last_use / 1e9).strftime("%Y-%m-%d %H:%M")
+        size, running = format_bytes(each.bytes), "yes" if each.is_used else ""
+        lines.append([each.folder.name, each.kind, f"{each.predictions:,}", size, used, running])
+    return f"{markdown_table(lines, words=2)}\n\n{total} in {teachers_folder()}"
+
+
+def pruned_teachers() -> str:
+    """Remove every teacher's cache that no run uses at the moment, and say what that freed."""
+    removed = prune()
+    freed = format_bytes(sum(each.bytes for each in removed))
+    left = kept_teachers()
+    in_use = f"; {len(left)} in use are left" if left else ""
+    return f"removed {len(removed)} caches, {freed}, from {teachers_folder()}{in_use}"

@@ -1,0 +1,169 @@
+"""What a run starts from: the model, an adapter, and texts."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from minifinetuning.data import token_count
+from minifinetuning.errors import InputError, did_you_mean
+from minifinetuning.training.config.ranges import require_ranges
+
+__all__ = [
+    "DTYPES",
+    "AdapterConfig",
+    "DataConfig",
+    "GeneralConfig",
+    "ModelConfig",
+    "TextConfig",
+    "require_choice",
+]
+
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+"""What weights may be held in."""
+
+
+@dataclass
+class ModelConfig:
+    """The model that is adapted."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "What weights are held and written in: float32, bfloat16, float16 or auto; "
+            "else held in float32, and written as the model's were."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the model's folder brings along."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Where the tokenizer is, if not with the model, as with OpenELM."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            require_choice("dtype", self.dtype, DTYPES)
+
+
+@dataclass
+class AdapterConfig:
+    """An adapter in place of full finetuning."""
+
+    _argument_group_name: ClassVar[str] = "adapter"
+
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
+    )
+    rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        if self.adapter is not None:
+            require_choice("adapter", self.adapter, ("lora", "dora", "ia3"))
+
+
+@dataclass(kw_only=True)
+class TextConfig:
+    """How texts are read, split by document and packed into sequences."""
+
+    _argument_group_name: ClassVar[str] = "text"
+
+    text_field: str | None = field(
+        default=None,
+        metadata={"help": "The column of text, or the list of documents in one JSON object."},
+    )
+    skip_unreadable: bool = field(
+        default=False,
+        metadata={"help": "Skip what is no text or no table of text, in place of refusing it."},
+    )
+    drop_boilerplate: bool = field(
+        default=False,
+        metadata={
+            "help": "Drop lines that stand in 20 documents or more (menus, footers), all but the "
+            "first of each."
+        },
+    )
+    train_tokens: str = field(
+        default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
+    )
+    validation_tokens: str = field(
+        default="0.5M",
+        metadata={"help": "Validation tokens, of each text; 10 %% of it where that is less."},
+    )
+    sequence_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a sequence; where nothing is said 2048, or the model's limit."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        for name in ("train_tokens", "validation_tokens"):
+            try:
+                count = token_count(getattr(self, name))
+            except InputError as error:
+                raise InputError(f"--{name}: {error}") from error
+            if count > _MOST_TOKENS:
+                raise InputError(f"--{name} is above {_MOST_TOKENS:,}: give a smaller budget")
+
+
+@dataclass(kw_only=True)
+class DataConfig(TextConfig):
+    """The texts of a run: the specialized one, and general text to measure forgetting on."""
+
+    data: list[str] = field(
+        metadata={"help": "The specialized text: files, folders, globs or a datasets id."}
+    )
+    general: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "General text: forgetting (DG) is measured on some of its documents, none of "
+            "which is trained on."
+        },
+    )
+    replay: list[str] | None = field(
+        default=None,
+        metadata={"help": "General text to train on beside the other; self: written by the model."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_no_self("data", self.data)
+
+
+@dataclass(kw_only=True)
+class GeneralConfig(TextConfig):
+    """The text that a reference is prepared on."""
+
+    general: list[str] = field(
+        metadata={"help": "The general text: files, folders, globs or a datasets id."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_no_self("general", self.general)
+
+
+def _require_no_self(option: str, sources: list[str]) -> None:
+    """What a model writes itself teaches it nothing: it is for measuring and for replay."""
+    if "self" in sources:
+        raise InputError(
+            f"--{option} self: text that the model writes itself is for --general and --replay of "
+            "mft train, cache and compare; name files (./self for one of that name)"
+        )
+
+
+_MOST_TOKENS = 10**15
+
+
+def require_choice(option: str, value: str, known: Collection[str]) -> None:
+    """Raise InputError, naming the nearest of those that are, for a value that is not known."""
+    if value not in known:
+        raise InputError(f"--{option} {value} is not known{did_you_mean(value, known)}")

@@ -1,0 +1,75 @@
+"""The reference checkpoint: a model lightly tuned on general text before anything is compared.
+
+Without it, the first prose that a model is trained on repairs what quantisation, chat tuning or
+another style of text left behind, general perplexity *falls*, and S and DG say nothing about the
+specialized text. Section 3.1 of the paper ("Process").
+"""
+
+from typing import Any
+
+from peft import PeftModel
+from transformers import EarlyStoppingCallback
+
+from minifinetuning.report import reference_card
+from minifinetuning.training.config import (
+    AdapterConfig,
+    GeneralConfig,
+    ModelConfig,
+    ReferenceConfig,
+)
+from minifinetuning.training.folder import run_folder
+from minifinetuning.training.rounding import rounded
+from minifinetuning.training.run import (
+    publish_result,
+    trained,
+)
+from minifinetuning.training.texts import read_texts
+
+__all__ = ["prepare_reference"]
+
+
+def prepare_reference(
+    model: ModelConfig, adapter: AdapterConfig, text: GeneralConfig, training: ReferenceConfig
+) -> dict[str, Any]:
+    """Tune on the training side of the general text, keep the step of least validation perplexity.
+
+    The validation documents are the ones that `mft train --general` measures DG on with the same
+    seed and budget, so the reference has never seen them. What is written is a whole model: an
+    adapter is merged. Returns the content of metrics.json: the general perplexity before
+    (`reference`) and after (`tuned`), and its history.
+    """
+    with run_folder(training, model, text, training):
+        texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
+        stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
+        trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
+        if isinstance(trainer.model, PeftModel):
+            # Adapters of their own are trained on a reference.
+            trainer.model = trainer.model.merge_and_unload()
+        metrics, dtype = rounded(trainer, metrics, model)
+        metrics = _about_general_text(metrics)
+        publish_result(trainer, metrics, reference_card(metrics), dtype)
+    return metrics
+
+
+def _about_general_text(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The trainer knew the text that it was trained on as the specialized one."""
+    perplexity = {
+        model: {"general_perplexity": metrics[model]["specialized_perplexity"]}
+        for model in ("reference", "tuned")
+    }
+    history = [
+        {"step": entry["step"], "general_perplexity": entry["specialized_perplexity"]}
+        for entry in metrics["history"]
+    ]
+    kept = (
+        *("step", "last_step", "configuration", "full_configuration"),
+        *("versions", "device", "seed", "tokens_per_second"),
+    )
+    return {
+        "method": "reference",
+        **perplexity,
+        "history": history,
+        "validation": {"general": metrics["validation"]["specialized"]},
+        "data": {"general": metrics["data"]["specialized"]},
+        **{name: metrics[name] for name in kept},
+    }

@@ -1,0 +1,253 @@
+"""The tau that gains most within a forgetting budget: short pilot runs, a full run, a check."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+
+from minifinetuning.data.batches import Sequences
+from minifinetuning.errors import InputError
+from minifinetuning.evaluation.scores import TextScores, comparison, text_scores
+from minifinetuning.models.loading import load_model
+from minifinetuning.report import model_card
+from minifinetuning.training.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.training.folder import run_folder
+from minifinetuning.training.rounding import rounded
+from minifinetuning.training.run import (
+    publish_result,
+    trained,
+    warn_of_unprepared_reference,
+)
+from minifinetuning.training.texts import Texts
+
+__all__ = ["Pilot", "adapt_with_chosen_tau", "best_tau", "growth_exponent", "tau_within"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_TAU = 0.25
+"""The paper's."""
+
+PILOT_SHARE = 0.25
+"""Steps of a pilot run, as a share of the full run's."""
+
+PILOTS = 6
+"""Pilot runs at most, the one of half the steps among them."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A short run with one tau: S and DG in % at its end."""
+
+    tau: float
+    specialization: float
+    degeneralization: float
+
+
+def adapt_with_chosen_tau(
+    model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+) -> dict[str, Any]:
+    """`adapt` with the tau of the largest S whose DG stays within `max_degeneralization` (%).
+
+    The validation texts are cut in half. On their first halves pilot runs of a quarter of the steps
+    (one teacher's cache serves them all) bracket tau. A longer run loses more, so theirs is a
+    smaller budget: the first pilot is run in half its steps too, and DG taken to grow with the
+    steps as it did between those two. The full run stops where it breaks the budget all the same.
+    On the second halves, which had no part in any choice, the result is checked. Returns the
+    content of metrics.json, which says what was tried as `tau_search`. Raises InputError where no
+    tau keeps within the budget.
+    """
+    with run_folder(training, model, adapter):
+        return _adapted(model, adapter, texts, training)
+
+
+def _adapted(
+    model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+) -> dict[str, Any]:
+    budget = training.max_degeneralization
+    assert budget is not None, "MFTConfig asks for one with --tau auto"
+    first = {name: _half(text, 0) for name, text in texts.validation.items()}
+    second = {name: _half(text, 1) for name, text in texts.validation.items()}
+    selecting = replace(texts, validation=first)
+    full_steps = _full_steps(training, texts)
+    steps = max(2, round(PILOT_SHARE * full_steps))
+    pilot = _PilotRuns(model, adapter, selecting, training)
+    half, first_pilot = pilot(FIRST_TAU, steps // 2), pilot(FIRST_TAU, steps)
+    growth = growth_exponent(half, first_pilot)
+    pilot_budget = budget * (steps / full_steps) ** growth
+    pilots = tau_within(
+        pilot_budget, lambda tau: first_pilot if tau == FIRST_TAU else pilot(tau, steps)
+    )
+    tau = best_tau(pilots, pilot_budget)
+    logger.info("tau %g is taken for the full run", tau)
+    options = training.chosen() | {"tau": tau, **_shared_cache(training, adapter)}
+    full = type(training)(**options, output_dir=training.output_dir)
+    before = _starting_scores(model, second, full)
+    trainer, metrics = trained(model, adapter, selecting, full, reference=pilot.reference)
+    metrics, dtype = rounded(trainer, metrics, model)
+    metrics["tau_search"] = {
+        "budget": budget,
+        "tau": tau,
+        "pilot_steps": steps,
+        "growth": growth,
+        "pilot_budget": pilot_budget,
+        "pilots": [vars(found) for found in pilots],
+        "held_out": comparison(before, trainer.scores(second)),
+    }
+    publish_result(trainer, metrics, model_card(metrics), dtype)
+    warn_of_unprepared_reference(metrics)
+    return metrics
+
+
+class _PilotRuns:
+    """Short runs of one training with other taus; the starting model is measured once."""
+
+    def __init__(
+        self, model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
+    ) -> None:
+        self.model, self.adapter, self.texts, self.training = model, adapter, texts, training
+        self.reference: dict[str, TextScores] | None = None
+
+    def __call__(self, tau: float, steps: int) -> Pilot:
+        with TemporaryDirectory() as folder:
+            short = _pilot_training(self.training, self.adapter, tau, steps, Path(folder))
+            trainer, metrics = trained(
+                self.model, self.adapter, self.texts, short, reference=self.reference
+            )
+        self.reference = trainer.reference
+        found = Pilot(tau, metrics["specialization"], metrics["degeneralization"])
+        logger.info(
+            "tau %g: S %.2f %%, DG %.2f %% after %d steps",
+            *(tau, found.specialization, found.degeneralization, steps),
+        )
+        return found
+
+
+def growth_exponent(half: Pilot, whole: Pilot) -> float:
+    """g of DG ~ steps^g, from a pilot in half the steps of another with the same tau.
+
+    Between 0 and 2 whatever the two say; 1 where one of them lost nothing.
+    """
+    if min(half.degeneralization, whole.degeneralization) <= 0:
+        return 1.0
+    return min(2.0, max(0.0, math.log2(whole.degeneralization / half.degeneralization)))
+
+
+def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
+    """The pilots that bracket the largest tau with DG <= `budget` (%), in order of tau.
+
+    From the paper's 0.25 tau is doubled (up to 1, finetuning) or halved until one pilot is within
+    and the next beyond; what is left of the pilots halves the bracket, as a ratio.
+    """
+    found = {FIRST_TAU: pilot(FIRST_TAU)}
+
+    def within(tau: float) -> bool:
+        return found[tau].degeneralization <= budget
+
+    while len(found) < PILOTS - 1:
+        inside = [tau for tau in found if within(tau)]
+        outside = [tau for tau in found if not within(tau)]
+        if not outside:
+            following = min(1.0, 2 * max(inside))
+        elif not inside:
+            following = min(outside) / 2
+        else:
+            following = math.sqrt(max(inside) * min(outside))
+        if following in found or (inside and outside and max(inside) > min(outside)):
+            break
+        found[following] = pilot(following)
+    return [found[tau] for tau in sorted(found)]
+
+
+def best_tau(pilots: list[Pilot], budget: float) -> float:
+    """The tau of the largest S within the budget (%). Raises InputError where there is none."""
+    within = [pilot for pilot in pilots if pilot.degeneralization <= budget]
+    if not within:
+        least = min(pilots, key=lambda pilot: pilot.degeneralization)
+        raise InputError(
+            f"--tau auto: no tau keeps DG of the pilot runs within {budget:.2g} % (tau "
+            f"{least.tau:g} lost {least.degeneralization:.2f} %): raise --max_degeneralization, or "
+            "lower --learning_rate"
+        )
+    return max(within, key=lambda pilot: pilot.specialization).tau
+
+
+def _starting_scores(
+    model: ModelConfig, texts: dict[str, Sequences], training: MFTConfig
+) -> dict[str, TextScores]:
+    """Of the model as it is before training."""
+    starting: Any = load_model(
+        model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
+    )
+    starting.to(training.device)
+    device = training.device.type
+    return {
+        name: text_scores(
+            starting,
+            text,
+            batch_size=training.per_device_eval_batch_size,
+            autocast=torch.autocast(device, torch.bfloat16, enabled=bool(training.bf16)),
+        )
+        for name, text in texts.items()
+    }
+
+
+def _half(text: Sequences, which: int) -> Sequences:
+    if len(text) < 2:
+        raise InputError(
+            "--tau auto chooses on one half of the validation text and checks on the other: give "
+            "more text, or a smaller --sequence_length"
+        )
+    middle = len(text) // 2
+    return Subset(text, range(middle) if which == 0 else range(middle, len(text)))  # type: ignore[arg-type]
+
+
+def _full_steps(training: MFTConfig, texts: Texts) -> float:
+    if training.max_steps > 0:
+        return training.max_steps
+    assert texts.train is not None
+    return float(training.num_train_epochs * len(texts.train) / training.sequences_per_step)
+
+
+def _pilot_training(
+    training: MFTConfig, adapter: AdapterConfig, tau: float, steps: int, folder: Path
+) -> MFTConfig:
+    """The full run's settings in fewer steps: measured at its end, and nothing of it is kept."""
+    changes: dict[str, Any] = {
+        "tau": tau,
+        "max_steps": steps,
+        "eval_strategy": "steps",
+        "eval_steps": steps,
+        "eval_delay": 0,
+        "warmup_steps": _warm_up(training, steps),
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "max_degeneralization": None,
+        "target_specialization": None,
+        "resume_from_checkpoint": None,
+        "report_to": "none",
+        **_shared_cache(training, adapter),
+    }
+    return type(training)(**(training.chosen() | changes), output_dir=str(folder))
+
+
+def _warm_up(training: MFTConfig, steps: int) -> float:
+    """That of the full run, in proportion; where its steps are not known, as much as there is."""
+    if training.warmup_steps < 1:
+        return training.warmup_steps
+    if training.max_steps > 0:
+        return min(training.warmup_steps / training.max_steps, 0.99)
+    return min(training.warmup_steps, steps - 1)
+
+
+def _shared_cache(training: MFTConfig, adapter: AdapterConfig) -> dict[str, str]:
+    """Many runs ask the same of the same teacher, even where each does so once."""
+    if training.teacher_cache != "auto":
+        return {}
+    frozen = adapter.adapter is not None or training.freeze_head
+    return {"teacher_cache": "auto_expected" if frozen else "auto_hidden"}

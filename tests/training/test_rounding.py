@@ -1,0 +1,169 @@
+"""A checkpoint's dtype comes back, and the figures are those of the weights that are written."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from minifinetuning.lab import two_models
+from minifinetuning.lab.two_models import compare_models
+from minifinetuning.models.stored_weights import stored_dtype
+from minifinetuning.training import rounding
+from minifinetuning.training.config import (
+    AdapterConfig,
+    DataConfig,
+    GeneralConfig,
+    ModelConfig,
+    ReferenceConfig,
+)
+from minifinetuning.training.reference import prepare_reference
+from minifinetuning.training.run import adapt
+from minifinetuning.training.texts import read_texts
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def start(tmp_path, tiny_model, tokenizer):
+    def make(dtype=torch.bfloat16):
+        folder = tmp_path / "model"
+        tiny_model("llama").to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def data(tmp_path, sentences):
+    for name, seed in (("data", 1), ("general", 2)):
+        rows = [json.dumps({"text": text}) for text in sentences(40, seed)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    return DataConfig(
+        data=[str(tmp_path / "data.jsonl")],
+        general=[str(tmp_path / "general.jsonl")],
+        sequence_length=64,
+    )
+
+
+@pytest.fixture
+def run(data, training_arguments, tmp_path):
+    def make(model, adapter=None, **changes):
+        training = training_arguments(output_dir=str(tmp_path / "out"), **changes)
+        texts = read_texts(model, data, data.data, data.general, seed=42)
+        return adapt(model, AdapterConfig(adapter), texts, training).metrics
+
+    return make
+
+
+def written(tmp_path):
+    """The dtypes in the file, and what config.json says."""
+    found = {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()}
+    (dtype,) = found
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["dtype"]
+    assert str(dtype) == f"torch.{said}"
+    return dtype
+
+
+def test_the_figures_are_of_the_weights_that_are_written(
+    start, run, data, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(two_models, "bfloat16_pays", lambda: False)
+    caplog.set_level("INFO")
+    model = ModelConfig(start())
+    metrics = run(model)
+    assert written(tmp_path) == torch.bfloat16
+    assert metrics["configuration"]["dtype"] == "float32"
+    assert metrics["configuration"]["written_in"] == "bfloat16"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    before = metrics["before_rounding"]
+    assert before["specialization"] != metrics["specialization"]
+    assert before["specialization"] == pytest.approx(metrics["specialization"], abs=0.5)
+    assert f"{before['specialization']:.2f} % without" in caplog.text
+    found = compare_models(ModelConfig(str(tmp_path / "out")), model, data, batch_size=8)
+    for name in ("specialization", "degeneralization"):
+        assert found[name] == pytest.approx(metrics[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_a_reference_is_measured_as_it_is_written(start, data, tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr(two_models, "bfloat16_pays", lambda: False)
+    model = ModelConfig(start())
+    training = ReferenceConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=3,
+        learning_rate=1e-2,
+        eval_steps=3,
+        save_steps=3,
+        bf16=False,
+    )
+    text = GeneralConfig(general=data.general, sequence_length=64)
+    metrics = prepare_reference(model, AdapterConfig(adapter), text, training)
+    assert metrics["step"] == 3
+    assert written(tmp_path) == torch.bfloat16
+    found = compare_models(ModelConfig(str(tmp_path / "out")), model, data)
+    assert metrics["tuned"]["general_perplexity"] == pytest.approx(
+        found["tuned"]["general_perplexity"], rel=1e-6
+    )
+    chosen = metrics["history"][-1]["general_perplexity"]
+    assert metrics["tuned"]["general_perplexity"] != chosen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_that_was_asked_for_is_written(start, run, tmp_path, dtype):
+    metrics = run(ModelConfig(start(), dtype=dtype), max_steps=1)
+    assert str(written(tmp_path)) == f"torch.{dtype}"
+    assert "before_rounding" not in metrics
+
+
+def test_nothing_is_rounded_where_the_checkpoint_is_as_wide(start, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounding, "_copy", None)
+    metrics = run(ModelConfig(start(torch.float32)), max_steps=1)
+    assert written(tmp_path) == torch.float32
+    assert "before_rounding" not in metrics
+
+
+def test_an_adapter_keeps_its_digits(start, run, tmp_path):
+    metrics = run(ModelConfig(start()), "lora", max_steps=1)
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert "before_rounding" not in metrics
+
+
+def test_rounding_may_not_break_the_budget(start, run, tmp_path, monkeypatch, caplog):
+    def more(reference, scores):
+        return real(reference, scores) | {"degeneralization": 51.0}
+
+    real = rounding.comparison
+    monkeypatch.setattr(rounding, "comparison", more)
+    metrics = run(
+        ModelConfig(start()),
+        max_degeneralization=50.0,
+        **{"eval_strategy": "steps", "eval_steps": 5, "max_steps": 5},
+    )
+    assert metrics["degeneralization"] < 50
+    assert written(tmp_path) == torch.float32
+    assert "rounded to bfloat16 their DG would be 51.00 %" in caplog.text
+    weights = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict().values()
+    assert not all(torch.equal(each.bfloat16().float(), each) for each in weights)
+
+
+def test_weights_that_would_overflow_stay_wide(start, run, tmp_path, caplog):
+    place = start(torch.float16)
+    metrics = run(ModelConfig(place), max_steps=1, learning_rate=1e5)
+    assert written(tmp_path) == torch.float32
+    assert "too large for float16" in caplog.text
+    assert "before_rounding" not in metrics
+
+
+def test_the_dtype_on_disk(start, tmp_path, tiny_model):
+    assert stored_dtype(start()) == torch.bfloat16
+    assert stored_dtype("/no/such/model.gguf") is None
+    pickled = tmp_path / "pickled"
+    tiny_model("llama").half().save_pretrained(pickled)
+    (pickled / "model.safetensors").unlink()
+    assert stored_dtype(str(pickled)) == torch.float16
+    (pickled / "config.json").write_text("{}")
+    assert stored_dtype(str(pickled)) is None
