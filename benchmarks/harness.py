@@ -234,7 +234,7 @@ def products_dtype(name: str, device: str) -> torch.dtype:
     """The dtype of matrix products: "auto" is bfloat16 where the device is fast at it."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    from minifinetuning.training.config import bfloat16_pays
+    from minifinetuning.models.precision import bfloat16_pays
 
     return torch.bfloat16 if bfloat16_pays(device == "cpu") else torch.float32
 

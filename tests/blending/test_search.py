@@ -21,8 +21,8 @@ from minifinetuning.blending.search import (
     next_coefficient,
 )
 from minifinetuning.data import read_corpus
+from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
-from minifinetuning.training.config import DataConfig
 
 
 def point(coefficient, gain, loss):

@@ -12,7 +12,7 @@ from minifinetuning.cli.options import option_types
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.errors import InputError
 from minifinetuning.lab.paper.request import schedule_of
-from minifinetuning.training.config.ranges import RANGES
+from minifinetuning.options import RANGES
 
 NEEDED = {
     "train": ["--model", "m", "--data", "d", "--output_dir", "o"],

@@ -3,16 +3,10 @@
 import pytest
 from transformers import TrainingArguments
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
-from minifinetuning.training.config import (
-    AdapterConfig,
-    DataConfig,
-    MFTConfig,
-    ModelConfig,
-    ReferenceConfig,
-    trainer_options,
-    training,
-)
+from minifinetuning.models.config import AdapterConfig, ModelConfig
+from minifinetuning.training.config import MFTConfig, ReferenceConfig, trainer_options, training
 
 
 @pytest.fixture

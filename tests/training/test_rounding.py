@@ -7,17 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from minifinetuning.lab import two_models
+from minifinetuning.data.config import DataConfig, GeneralConfig
 from minifinetuning.lab.two_models import compare_models
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.training import rounding
-from minifinetuning.training.config import (
-    AdapterConfig,
-    DataConfig,
-    GeneralConfig,
-    ModelConfig,
-    ReferenceConfig,
-)
+from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.reference import prepare_reference
 from minifinetuning.training.run import adapt
 from minifinetuning.training.texts import read_texts
@@ -70,7 +65,7 @@ def written(tmp_path):
 def test_the_figures_are_of_the_weights_that_are_written(
     start, run, data, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(two_models, "bfloat16_pays", lambda: False)
+    monkeypatch.setattr("minifinetuning.models.precision.bfloat16_pays", lambda _=False: False)
     caplog.set_level("INFO")
     model = ModelConfig(start())
     metrics = run(model)
@@ -89,7 +84,7 @@ def test_the_figures_are_of_the_weights_that_are_written(
 
 @pytest.mark.parametrize("adapter", [None, "lora"])
 def test_a_reference_is_measured_as_it_is_written(start, data, tmp_path, monkeypatch, adapter):
-    monkeypatch.setattr(two_models, "bfloat16_pays", lambda: False)
+    monkeypatch.setattr("minifinetuning.models.precision.bfloat16_pays", lambda _=False: False)
     model = ModelConfig(start())
     training = ReferenceConfig(
         output_dir=str(tmp_path / "out"),

@@ -10,9 +10,10 @@ from torch.utils.data import Subset
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import text_scores
 from minifinetuning.metrics import degeneralization
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
 from minifinetuning.training import search as tau_search
-from minifinetuning.training.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.search import (
     Pilot,
     adapt_with_chosen_tau,

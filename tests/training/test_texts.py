@@ -7,17 +7,13 @@ from pathlib import Path
 import numpy
 import pytest
 
+from minifinetuning.data.config import DataConfig, TextConfig
 from minifinetuning.data.given import predicts_text
 from minifinetuning.data.packing import Marks, PackedSequences
 from minifinetuning.errors import InputError
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.training.caching import cache_teacher
-from minifinetuning.training.config import (
-    AdapterConfig,
-    CacheConfig,
-    DataConfig,
-    ModelConfig,
-    TextConfig,
-)
+from minifinetuning.training.config import CacheConfig
 from minifinetuning.training.texts import read_texts
 
 

@@ -16,15 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minifinetuning.blending.line import Blend, open_blend
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, text_scores
+from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import check_halves
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import HELD_IN
+from minifinetuning.models.precision import autocast as bfloat16_autocast
 from minifinetuning.models.saving import save_model
 from minifinetuning.report import save_frontier
 from minifinetuning.report.blend_card import blend_card
-from minifinetuning.training.config import DataConfig, ModelConfig, bfloat16_pays
 from minifinetuning.training.folder import new_folder, published
 from minifinetuning.training.texts import read_texts
 
@@ -125,7 +127,7 @@ def _blended(
         blend,
         texts.validation,
         batch_size=batch_size,
-        autocast=lambda: torch.autocast(device, torch.bfloat16, enabled=bfloat16_pays()),
+        autocast=partial(bfloat16_autocast, device),
     )
     points = _explored(measured, coefficients, budget)
     best = best_point(points, budget)
@@ -169,16 +171,13 @@ def blend_points(
 
     def scores(coefficient: float) -> dict[str, TextScores]:
         blend.apply(model, coefficient)
-        return {
-            name: text_scores(
-                model,
-                sequences,
-                batch_size=batch_size,
-                autocast=autocast(),
-                description=f"c = {coefficient:g}: {name}",
-            )
-            for name, sequences in texts.items()
-        }
+        return scores_by_text(
+            model,
+            texts,
+            batch_size=batch_size,
+            autocast=autocast,
+            description=f"c = {coefficient:g}",
+        )
 
     reference = reference or scores(0.0)
     points = []

@@ -19,23 +19,25 @@ Numbers = list[float]
 
 def option_types(verb: str) -> tuple[Any, ...]:
     """The dataclasses that a verb's options fill, in the order in which the verb takes them."""
+    from minifinetuning.data.config import DataConfig, GeneralConfig
+    from minifinetuning.models.config import AdapterConfig, ModelConfig
     from minifinetuning.training import config
 
     types: dict[str, tuple[Any, ...]] = {
-        "train": (config.ModelConfig, config.AdapterConfig, config.DataConfig, config.MFTConfig),
-        "cache": (config.ModelConfig, config.AdapterConfig, config.DataConfig, config.CacheConfig),
+        "train": (ModelConfig, AdapterConfig, DataConfig, config.MFTConfig),
+        "cache": (ModelConfig, AdapterConfig, DataConfig, config.CacheConfig),
         "compare": (
-            config.ModelConfig,
+            ModelConfig,
             ComparisonOptions,
-            config.DataConfig,
+            DataConfig,
             config.ComparisonConfig,
         ),
-        "evaluate": (EvaluationOptions, config.DataConfig),
-        "blend": (BlendOptions, config.DataConfig),
+        "evaluate": (EvaluationOptions, DataConfig),
+        "blend": (BlendOptions, DataConfig),
         "prepare-reference": (
-            config.ModelConfig,
-            config.AdapterConfig,
-            config.GeneralConfig,
+            ModelConfig,
+            AdapterConfig,
+            GeneralConfig,
             config.ReferenceConfig,
         ),
         "reproduce": (ReproductionOptions,),

@@ -17,7 +17,7 @@ from minifinetuning.cli.idle import require_used
 from minifinetuning.cli.options import IGNORED, option_types
 from minifinetuning.cli.yaml_file import file_values
 from minifinetuning.errors import InputError, did_you_mean
-from minifinetuning.training.config.ranges import require_ranges
+from minifinetuning.options import require_ranges
 
 __all__ = ["parsed", "parser_of"]
 

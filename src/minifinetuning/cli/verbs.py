@@ -150,8 +150,8 @@ def compare(model: Any, options: Any, data: Any, training: Any) -> None:
 def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
     from minifinetuning.lab.two_models import compare_models
+    from minifinetuning.models.config import ModelConfig
     from minifinetuning.report import comparison_table, measured_on, with_unprepared_note
-    from minifinetuning.training.config import ModelConfig
 
     held: Any = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     metrics = compare_models(

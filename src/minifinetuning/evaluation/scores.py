@@ -1,7 +1,7 @@
 """A model and texts to perplexities, and two models' perplexities to a metrics record."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,7 @@ __all__ = [
     "mean_comparison",
     "mean_difference",
     "measurements",
+    "scores_by_text",
     "text_scores",
 ]
 
@@ -87,6 +88,34 @@ class TextScores:
         if self.forward_kl is None:
             return None
         return float(self.forward_kl.sum() / self.losses.tokens.sum())
+
+
+def scores_by_text(
+    model: PreTrainedModel | PeftModel,
+    texts: Mapping[str, Sequences],
+    *,
+    batch_size: int = 8,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    teachers: Mapping[str, Teacher] | None = None,
+    process: tuple[int, int] = (0, 1),
+    description: str | None = None,
+) -> dict[str, TextScores]:
+    """`text_scores` of each text by its name; `teachers` are those that have one to compare with.
+
+    `autocast` is opened for each text, and `description` precedes the text's name at its bar.
+    """
+    return {
+        name: text_scores(
+            model,
+            text,
+            batch_size=batch_size,
+            teacher=(teachers or {}).get(name),
+            autocast=autocast(),
+            process=process,
+            description=None if description is None else f"{description}: {name}",
+        )
+        for name, text in texts.items()
+    }
 
 
 def text_scores(

@@ -1,21 +1,24 @@
 """Two models already there, on the same texts: `mft evaluate`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.data.tokenizer_identity import tokenizer_difference
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, text_scores
+from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import causal_model
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.kinship import own_tokenizer
 from minifinetuning.models.loading import HELD_IN, load_as_started, load_as_trained, load_tokenizer
 from minifinetuning.models.merging import is_quantized
+from minifinetuning.models.precision import autocast
 from minifinetuning.teacher.live import FrozenModel, Teacher
-from minifinetuning.training.config import DataConfig, ModelConfig, bfloat16_pays
 from minifinetuning.training.folder import require_writable
 from minifinetuning.training.full_disk import naming_what_fails
 from minifinetuning.training.texts import read_texts
@@ -52,17 +55,14 @@ def compare_models(
         return model if is_quantized(causal_model(model)) else model.to(device)
 
     def scores(model: Any, name: str, teacher: Teacher | None = None) -> dict[str, TextScores]:
-        return {
-            text: text_scores(
-                model,
-                sequences,
-                batch_size=batch_size,
-                teacher=teacher,
-                autocast=torch.autocast(device, torch.bfloat16, enabled=bfloat16_pays()),
-                description=f"evaluating {name}: {text}",
-            )
-            for text, sequences in texts.validation.items()
-        }
+        return scores_by_text(
+            model,
+            texts.validation,
+            batch_size=batch_size,
+            autocast=partial(autocast, device),
+            teachers={} if teacher is None else dict.fromkeys(texts.validation, teacher),
+            description=f"evaluating {name}",
+        )
 
     # What is held against itself has gained nothing, not even by merging.
     alone = _place(tuned) == _place(reference)

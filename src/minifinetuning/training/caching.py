@@ -3,20 +3,23 @@
 import math
 import time
 from datetime import datetime
+from functools import partial
 
-import torch
 from accelerate import PartialState
 
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.config import DataConfig
 from minifinetuning.evaluation.scores import SPECIALIZED
 from minifinetuning.models.causal import check_halves, freeze_head
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
+from minifinetuning.models.precision import autocast
 from minifinetuning.report.tables import markdown_table
 from minifinetuning.teacher import CachePlan, open_cache, plan_cache
 from minifinetuning.teacher.contents import format_bytes
 from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
-from minifinetuning.training.config import AdapterConfig, CacheConfig, DataConfig, ModelConfig
+from minifinetuning.training.config import CacheConfig
 from minifinetuning.training.overlap import require_cache_apart
 from minifinetuning.training.texts import SELF, read_texts
 
@@ -56,12 +59,8 @@ def cache_teacher(
     process = PartialState()
     starting.to(process.device)
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(process.device.type, torch.bfloat16, enabled=bool(options.bf16))
-
-    plan = plan_cache(
-        options.teacher_cache, starting, sequences, passes=math.inf, autocast=autocast
-    )
+    in_bf16 = partial(autocast, process.device, bool(options.bf16))
+    plan = plan_cache(options.teacher_cache, starting, sequences, passes=math.inf, autocast=in_bf16)
     speaks = process.is_main_process
     if speaks:
         print(plan)
@@ -71,7 +70,7 @@ def cache_teacher(
         StartingModel(starting),
         sequences,
         batch_size=options.per_device_train_batch_size,
-        autocast=autocast,
+        autocast=in_bf16,
         progress=speaks,
     )
     if speaks:

@@ -21,7 +21,7 @@ from minifinetuning.evaluation.scores import (
     SPECIALIZED,
     TextScores,
     measurements,
-    text_scores,
+    scores_by_text,
 )
 from minifinetuning.teacher.live import Teacher
 from minifinetuning.training.callbacks import (
@@ -121,20 +121,16 @@ class MeasuringTrainer(CheckpointingTrainer):
             raise InputError("no validation text: pass eval_dataset")
         teacher = self._watched_teacher(own=texts is None) if self.watches_kl else None
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        return {
-            name: self._summed(
-                text_scores(
-                    self.accelerator.unwrap_model(self.model),
-                    text,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    teacher=teacher if name == SPECIALIZED else None,
-                    autocast=self.accelerator.autocast(),
-                    process=(rank, world_size),
-                    description=None if self.args.disable_tqdm or rank else f"evaluating: {name}",
-                )
-            )
-            for name, text in named.items()
-        }
+        scores = scores_by_text(
+            self.accelerator.unwrap_model(self.model),
+            named,
+            batch_size=self.args.per_device_eval_batch_size,
+            autocast=self.accelerator.autocast,
+            teachers={SPECIALIZED: teacher} if teacher is not None else {},
+            process=(rank, world_size),
+            description=None if self.args.disable_tqdm or rank else "evaluating",
+        )
+        return {name: self._summed(score) for name, score in scores.items()}
 
     def _watched_teacher(self, *, own: bool) -> Teacher | None:
         """What the divergence is measured from; `own` where it is of the run's validation text."""

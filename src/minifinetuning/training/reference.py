@@ -10,13 +10,10 @@ from typing import Any
 from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
+from minifinetuning.data.config import GeneralConfig
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.report import reference_card
-from minifinetuning.training.config import (
-    AdapterConfig,
-    GeneralConfig,
-    ModelConfig,
-    ReferenceConfig,
-)
+from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.folder import run_folder
 from minifinetuning.training.rounding import rounded
 from minifinetuning.training.run import (

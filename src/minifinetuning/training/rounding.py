@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minifinetuning.evaluation.scores import comparison
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import adapter_base
 from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.training.callbacks import within_budget
-from minifinetuning.training.config import ModelConfig
 from minifinetuning.training.trainer import MFTTrainer
 
 __all__ = ["rounded"]

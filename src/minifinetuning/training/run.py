@@ -13,11 +13,12 @@ from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED, TextScores, c
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
 from minifinetuning.models.saving import save_model
 from minifinetuning.report import about_unprepared, model_card
 from minifinetuning.training.callbacks import Stopwatch
-from minifinetuning.training.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import begin_run, published, run_folder
 from minifinetuning.training.provenance import device_name, versions
 from minifinetuning.training.resuming import asked_checkpoint

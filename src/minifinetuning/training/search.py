@@ -4,19 +4,21 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch.utils.data import Subset
 
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, text_scores
+from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
+from minifinetuning.models.precision import autocast
 from minifinetuning.report import model_card
-from minifinetuning.training.config import AdapterConfig, MFTConfig, ModelConfig
+from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import run_folder
 from minifinetuning.training.rounding import rounded
 from minifinetuning.training.run import (
@@ -185,16 +187,12 @@ def _starting_scores(
         model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
     )
     starting.to(training.device)
-    device = training.device.type
-    return {
-        name: text_scores(
-            starting,
-            text,
-            batch_size=training.per_device_eval_batch_size,
-            autocast=torch.autocast(device, torch.bfloat16, enabled=bool(training.bf16)),
-        )
-        for name, text in texts.items()
-    }
+    return scores_by_text(
+        starting,
+        texts,
+        batch_size=training.per_device_eval_batch_size,
+        autocast=partial(autocast, training.device, bool(training.bf16)),
+    )
 
 
 def _half(text: Sequences, which: int) -> Sequences:

@@ -18,16 +18,17 @@ from minifinetuning.data import (
     token_count,
 )
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.config import TextConfig
 from minifinetuning.data.given import predicts_text
 from minifinetuning.data.places import Sources, has_columns
 from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.files import cache_folder
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit, vocabulary_size
 from minifinetuning.models.vocabulary import require_embeddings
 from minifinetuning.teacher.writing import SelfWritten, self_written
-from minifinetuning.training.config import ModelConfig, TextConfig
 from minifinetuning.training.ewc import FISHER_TOKENS
 from minifinetuning.training.passages import note_trained_runs
 

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.lab.compare import comparison_of
-from minifinetuning.training.config import ComparisonConfig, DataConfig, ModelConfig
+from minifinetuning.models.config import ModelConfig
+from minifinetuning.training.config import ComparisonConfig
 
 
 @pytest.fixture

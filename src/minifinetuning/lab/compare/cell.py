@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.lab.compare.methods import Method
 from minifinetuning.lab.contents import Content, measured_texts
 from minifinetuning.lab.kept_results import KeptResult
-from minifinetuning.training.config import ComparisonConfig, DataConfig, ModelConfig
+from minifinetuning.models.config import ModelConfig
+from minifinetuning.training.config import ComparisonConfig
 from minifinetuning.training.provenance import MEASURE
 from minifinetuning.training.texts import Texts, read_texts
 

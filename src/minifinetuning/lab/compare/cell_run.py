@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from minifinetuning.lab.compare.cell import Cell, Settings
 from minifinetuning.lab.compare.lead import evaluation_record
 from minifinetuning.lab.compare.scores import scores_from, scores_record
 from minifinetuning.lab.contents import Content, text_contents
+from minifinetuning.models.config import AdapterConfig
+from minifinetuning.models.precision import autocast
 from minifinetuning.models.saving import save_model
-from minifinetuning.training.config import AdapterConfig, ComparisonConfig
+from minifinetuning.training.config import ComparisonConfig
 from minifinetuning.training.provenance import commit
 from minifinetuning.training.run import trained
 from minifinetuning.training.texts import Texts
@@ -186,9 +189,7 @@ def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path
         BLEND_COEFFICIENTS,
         reference=trainer.reference,
         batch_size=trainer.args.per_device_eval_batch_size,
-        autocast=lambda: torch.autocast(
-            trainer.args.device.type, torch.bfloat16, enabled=bool(trainer.args.bf16)
-        ),
+        autocast=partial(autocast, trainer.args.device, bool(trainer.args.bf16)),
     )
     best = min(points, key=lambda point: point.scores[SPECIALIZED].perplexity)
     step = int(trainer.state.global_step)

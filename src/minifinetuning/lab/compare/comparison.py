@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError
 from minifinetuning.lab.compare.cell import Cell, Settings, chosen_options
@@ -13,7 +14,8 @@ from minifinetuning.lab.compare.methods import (
     parsed_methods,
     require_distinct,
 )
-from minifinetuning.training.config import AUTO, ComparisonConfig, DataConfig, ModelConfig
+from minifinetuning.models.config import ModelConfig
+from minifinetuning.training.config import AUTO, ComparisonConfig
 
 __all__ = ["Comparison", "comparison_of"]
 

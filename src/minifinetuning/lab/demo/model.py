@@ -11,17 +11,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
+from minifinetuning.data.config import GeneralConfig
 from minifinetuning.files import replacing
 from minifinetuning.lab.demo.material import MODEL_WHEEL, fetched, gguf_file
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.merging import merged
 from minifinetuning.models.saving import save_model
-from minifinetuning.training.config import (
-    AdapterConfig,
-    GeneralConfig,
-    ModelConfig,
-    ReferenceConfig,
-)
+from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.reference import prepare_reference
 
 __all__ = ["converted_model", "prepared_reference", "shipped_reference"]

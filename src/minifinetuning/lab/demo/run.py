@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import SPECIALIZED, TextScores
 from minifinetuning.files import cache_folder, write_atomically
@@ -34,6 +35,7 @@ from minifinetuning.lab.demo.size import (
     measured_speed,
     said,
 )
+from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
 from minifinetuning.report import (
     about_unprepared,
@@ -43,12 +45,7 @@ from minifinetuning.report import (
     save_dynamics,
     save_frontier,
 )
-from minifinetuning.training.config import (
-    AdapterConfig,
-    DataConfig,
-    MFTConfig,
-    ModelConfig,
-)
+from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import report_folder
 from minifinetuning.training.run import adapt
 from minifinetuning.training.texts import Texts, read_texts

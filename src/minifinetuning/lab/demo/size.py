@@ -9,9 +9,9 @@ import torch
 from minifinetuning.data.batches import collate
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.loading import load_model
+from minifinetuning.models.precision import autocast
 from minifinetuning.models.student import DistillationInputs, attach_distillation
 from minifinetuning.objectives import rule
-from minifinetuning.training.config import bfloat16_pays
 
 __all__ = ["BUDGET_SECONDS", "Size", "Speed", "demo_size", "measured_speed", "said"]
 
@@ -95,7 +95,6 @@ def measured_speed(model: str, tokens: int = 256) -> Speed:
     loaded.to(device)
     attach_distillation(causal_model(loaded))
     loaded.train()
-    half = bfloat16_pays(device == "cpu")
 
     def lap(count: int, with_gradient: bool) -> float:
         ids = torch.randint(loaded.config.vocab_size, (count,))
@@ -103,7 +102,7 @@ def measured_speed(model: str, tokens: int = 256) -> Speed:
         start = perf_counter()
         with (
             torch.set_grad_enabled(with_gradient),
-            torch.autocast(device, torch.bfloat16, enabled=half),
+            autocast(device),
         ):
             outputs = loaded(**batch, distillation=DistillationInputs(rule("ft")))
         if with_gradient:

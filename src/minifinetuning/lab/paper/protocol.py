@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from minifinetuning.errors import InputError
 from minifinetuning.lab.paper.cells import METHODS, PaperCell
+from minifinetuning.models.config import AdapterConfig
 from minifinetuning.report.method_table import learning_rate
-from minifinetuning.training.config import AdapterConfig
 
 __all__ = ["PAPER", "PROTOCOLS", "Protocol", "protocol_named"]
 

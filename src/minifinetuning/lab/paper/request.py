@@ -11,7 +11,8 @@ from minifinetuning.lab.paper.protocol import PAPER, protocol_named
 from minifinetuning.lab.paper.ray_schedule import on_ray
 from minifinetuning.lab.paper.reproduction import Machine, Reproduction
 from minifinetuning.lab.processes import Schedule, one_by_one
-from minifinetuning.training.config.inputs import DTYPES, require_choice
+from minifinetuning.models.config import DTYPES
+from minifinetuning.options import require_choice
 
 __all__ = ["reproduction_of", "schedule_of"]
 

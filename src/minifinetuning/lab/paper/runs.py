@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from minifinetuning.data.config import DataConfig, GeneralConfig
 from minifinetuning.errors import InputError
 from minifinetuning.files import cache_folder, claimed, write_atomically
 from minifinetuning.lab.compare.cell import WORKING, Cell, Settings, chosen_options
@@ -31,14 +32,9 @@ from minifinetuning.lab.paper.datasets import (
 from minifinetuning.lab.paper.models import TINY
 from minifinetuning.lab.paper.reproduction import Reproduction
 from minifinetuning.lab.paper.tiny import tiny_model
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_tokenizer
-from minifinetuning.training.config import (
-    ComparisonConfig,
-    DataConfig,
-    GeneralConfig,
-    ModelConfig,
-    ReferenceConfig,
-)
+from minifinetuning.training.config import ComparisonConfig, ReferenceConfig
 from minifinetuning.training.provenance import MEASURE, without_places
 from minifinetuning.training.reference import prepare_reference
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from minifinetuning.errors import InputError
+from minifinetuning.models.precision import bfloat16_pays
+from minifinetuning.options import require_ranges
 from minifinetuning.teacher import require_known
-from minifinetuning.training.config.ranges import require_ranges
-from minifinetuning.training.config.training import AUTO, MFTConfig, bfloat16_pays
+from minifinetuning.training.config.training import AUTO, MFTConfig
 
 __all__ = ["CacheConfig", "ComparisonConfig", "ReferenceConfig"]
 

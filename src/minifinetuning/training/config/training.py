@@ -9,21 +9,22 @@ from accelerate.state import AcceleratorState, PartialState
 from transformers import TrainingArguments
 
 from minifinetuning.errors import InputError, did_you_mean
+from minifinetuning.models.precision import bfloat16_pays
 from minifinetuning.objectives import (
     OBJECTIVES,
     check_tau,
     has_tau,
     needs_teacher,
 )
+from minifinetuning.options import require_ranges
 from minifinetuning.teacher import require_known
-from minifinetuning.training.config.ranges import require_ranges
 from minifinetuning.training.config.trainer_options import (
     require_known_names,
     require_usable_trainer,
     require_warm_up_within,
 )
 
-__all__ = ["AUTO", "SELECTION", "MFTConfig", "bfloat16_pays"]
+__all__ = ["AUTO", "SELECTION", "MFTConfig"]
 
 AUTO = "auto"
 """The tau that has still to be chosen."""
@@ -393,10 +394,3 @@ def _is_multiple(steps: float, of: float) -> bool:
         return False
     times = steps / of
     return math.isclose(times, round(times), abs_tol=1e-6) and round(times) >= 1
-
-
-def bfloat16_pays(use_cpu: bool = False) -> bool:
-    """Whether this device multiplies bfloat16 matrices in hardware."""
-    if torch.cuda.is_available() and not use_cpu:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

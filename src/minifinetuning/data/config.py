@@ -1,71 +1,13 @@
-"""What a run starts from: the model, an adapter, and texts."""
+"""Which texts are read, how many tokens of them, and how long their sequences are."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from minifinetuning.data import token_count
-from minifinetuning.errors import InputError, did_you_mean
-from minifinetuning.training.config.ranges import require_ranges
+from minifinetuning.data.tokens import token_count
+from minifinetuning.errors import InputError
+from minifinetuning.options import require_ranges
 
-__all__ = [
-    "DTYPES",
-    "AdapterConfig",
-    "DataConfig",
-    "GeneralConfig",
-    "ModelConfig",
-    "TextConfig",
-    "require_choice",
-]
-
-
-DTYPES = ("float32", "bfloat16", "float16", "auto")
-"""What weights may be held in."""
-
-
-@dataclass
-class ModelConfig:
-    """The model that is adapted."""
-
-    _argument_group_name: ClassVar[str] = "model"
-
-    model: str = field(metadata={"help": "A model folder, a .gguf file or a hub id."})
-    dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "What weights are held and written in: float32, bfloat16, float16 or auto; "
-            "else held in float32, and written as the model's were."
-        },
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run Python code that the model's folder brings along."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Where the tokenizer is, if not with the model, as with OpenELM."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            require_choice("dtype", self.dtype, DTYPES)
-
-
-@dataclass
-class AdapterConfig:
-    """An adapter in place of full finetuning."""
-
-    _argument_group_name: ClassVar[str] = "adapter"
-
-    adapter: str | None = field(
-        default=None,
-        metadata={"help": "lora, dora or ia3, on all attention and MLP projections; else full."},
-    )
-    rank: int = field(default=8, metadata={"help": "Rank of lora and dora."})
-
-    def __post_init__(self) -> None:
-        require_ranges(self)
-        if self.adapter is not None:
-            require_choice("adapter", self.adapter, ("lora", "dora", "ia3"))
+__all__ = ["DataConfig", "GeneralConfig", "TextConfig"]
 
 
 @dataclass(kw_only=True)
@@ -161,9 +103,3 @@ def _require_no_self(option: str, sources: list[str]) -> None:
 
 
 _MOST_TOKENS = 10**15
-
-
-def require_choice(option: str, value: str, known: Collection[str]) -> None:
-    """Raise InputError, naming the nearest of those that are, for a value that is not known."""
-    if value not in known:
-        raise InputError(f"--{option} {value} is not known{did_you_mean(value, known)}")

@@ -1,12 +1,13 @@
-"""The range of every option that is a number, checked by its name before any work."""
+"""What the value of an option may be: the ranges of numbers, and the names that are known."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
-from minifinetuning.errors import InputError
+from minifinetuning.errors import InputError, did_you_mean
 
-__all__ = ["RANGES", "Range", "require_ranges"]
+__all__ = ["RANGES", "Range", "require_choice", "require_ranges"]
 
 LARGEST = 2**31 - 1
 """What a count may be where nothing else bounds it."""
@@ -125,3 +126,9 @@ def _require(name: str, number: float) -> None:
     if math.isfinite(number) and number > allowed.high == LARGEST:
         raise InputError(f"--{name} must be at most {allowed.high:,}, got {number}")
     raise InputError(f"--{name} must be {allowed}, got {number}")
+
+
+def require_choice(option: str, value: str, known: Collection[str]) -> None:
+    """Raise InputError, naming the nearest of those that are, for a value that is not known."""
+    if value not in known:
+        raise InputError(f"--{option} {value} is not known{did_you_mean(value, known)}")
