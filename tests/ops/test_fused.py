@@ -231,7 +231,7 @@ def test_tensors_on_a_cpu_are_refused_without_the_interpreter(monkeypatch):
 )
 def test_auto_is_fused_on_cuda_where_triton_is_installed(device, triton, wanted):
     # The package has the function's name for the module's.
-    module = sys.modules["minifinetuning.ops.linear_distillation"]
+    module = sys.modules["minifinetuning.ops.distillation"]
     implementations = {"fused": mock.Mock(), "chunked": mock.Mock()}
     with (
         FakeTensorMode(),

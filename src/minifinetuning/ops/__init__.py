@@ -1,8 +1,8 @@
 """The distillation op: `linear_distillation` and what it takes and gives."""
 
+from minifinetuning.ops.distillation import linear_distillation
 from minifinetuning.ops.head import Head
-from minifinetuning.ops.linear_distillation import linear_distillation
-from minifinetuning.ops.result import Distillation
+from minifinetuning.ops.outputs import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates, expected_embedding
 
 __all__ = [

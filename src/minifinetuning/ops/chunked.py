@@ -19,10 +19,14 @@ from minifinetuning.ops.buffers import Buffers
 from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.in_chunks import distillation_in_chunks
-from minifinetuning.ops.outputs import TokenOutputs, top_logits
-from minifinetuning.ops.result import Distillation
-from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
-from minifinetuning.ops.teacher_terms import TeacherTerms, expected_terms, states_terms
+from minifinetuning.ops.outputs import Distillation, TokenOutputs, top_logits
+from minifinetuning.ops.teacher import (
+    ExpectedEmbedding,
+    TeacherStates,
+    TeacherTerms,
+    expected_terms,
+    states_terms,
+)
 
 __all__ = ["chunked_distillation"]
 
@@ -76,8 +80,14 @@ class _Arithmetic:
         hidden = hidden.to(self.head.weight.dtype)
         z_student = _logits(self.head, hidden, out=self.buffers.logits(0, len(hidden)))
         for block, terms in self._teacher_blocks(chunk, hidden, z_student, labels):
-            given = (z_student[block], terms, labels[block], kept[block], outputs[block])
-            self._block(*given, gradients.any)
+            self._block(
+                z_student[block],
+                terms,
+                labels[block],
+                kept[block],
+                outputs[block],
+                with_gradient=gradients.any,
+            )
         if gradients.any:
             # z_S now holds d loss / d z_S, still without w and scale.
             gradients.add(chunk, z_student, hidden, outputs.weight, self.head)

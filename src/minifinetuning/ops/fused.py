@@ -15,14 +15,16 @@ from torch import Tensor
 
 from minifinetuning.objectives import Rule
 from minifinetuning.ops.buffers import AlignedBuffers, chunk_rows_within_budget
-from minifinetuning.ops.gradients import Gradients
+from minifinetuning.ops.gradients import Gradients, product
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.in_chunks import distillation_in_chunks
-from minifinetuning.ops.outputs import TokenOutputs, top_logits
-from minifinetuning.ops.products import product
-from minifinetuning.ops.result import Distillation
-from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
-from minifinetuning.ops.teacher_terms import TeacherTerms, expected_terms
+from minifinetuning.ops.outputs import Distillation, TokenOutputs, top_logits
+from minifinetuning.ops.teacher import (
+    ExpectedEmbedding,
+    TeacherStates,
+    TeacherTerms,
+    expected_terms,
+)
 
 if TYPE_CHECKING:
     from minifinetuning.ops.kernels import Logits

@@ -1,4 +1,4 @@
-"""Where the op sums up its gradients, chunk by chunk."""
+"""Where the op sums up its gradients, chunk by chunk, in float32 or better."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,9 @@ from torch import Tensor
 
 from minifinetuning.ops.head import Head
 from minifinetuning.ops.outputs import TokenOutputs
-from minifinetuning.ops.products import add_product, product
 from minifinetuning.ops.teacher import ExpectedEmbedding
 
-__all__ = ["Gradients"]
+__all__ = ["Gradients", "product"]
 
 
 @dataclass
@@ -82,3 +81,28 @@ class Gradients:
         if self.hidden is not None:
             share = (outputs.mixing - 1) * outputs.weight * scale
             self.hidden[chunk].addcmul_(teacher.embedding[chunk], share.unsqueeze(1))
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """out = a @ b, summed in the dtype of `out`: `a` and `b` are of that, or of a 16-bit one."""
+    if a.dtype == out.dtype:
+        return torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=out.dtype, out=out)
+    # A CPU has no such product. Two 16-bit factors multiply without rounding in float32: it is the
+    # same sum.
+    return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
+
+
+def add_product(a: Tensor, b: Tensor, out: Tensor, alpha: float = 1.0) -> Tensor:
+    """out += alpha * a @ b, of the same dtypes."""
+    if a.dtype == out.dtype:
+        return out.addmm_(a, b, alpha=alpha)
+    if a.is_cuda:
+        # torch.addmm takes a float32 `out` beside 16-bit factors only from torch 2.10 on.
+        batch = out.unsqueeze(0)
+        torch.baddbmm(
+            batch, a.unsqueeze(0), b.unsqueeze(0), out_dtype=out.dtype, alpha=alpha, out=batch
+        )
+        return out
+    return out.addmm_(a.to(out.dtype), b.to(out.dtype), alpha=alpha)

@@ -1,11 +1,13 @@
 """The output head: from a hidden state to the logits, in every form that models use."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Head"]
+__all__ = ["Head", "whole_logits"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,23 @@ class Head:
             z = z + self.bias[: self.size].to(dtype)
         z = z * self.scale
         return z if self.soft_cap is None else self.soft_cap * torch.tanh(z / self.soft_cap)
+
+
+@contextmanager
+def whole_logits(device: str) -> Iterator[None]:
+    """Switch autocast off, which would round logits to half precision before the softmax.
+
+    Where it was bfloat16 autocast on a CPU, oneDNN multiplies the float32 matrices: it may round
+    their elements to bfloat16 where the processor gains by it, as autocast would, but sums and
+    results stay float32; and it is the faster library where it rounds nothing.
+    """
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    if device == "cpu" and autocast == torch.bfloat16:
+        settings.fp32_precision = "bf16"
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        settings.fp32_precision = before

@@ -18,8 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
-from minifinetuning.ops.outputs import TokenOutputs
-from minifinetuning.ops.result import Distillation
+from minifinetuning.ops.outputs import Distillation, TokenOutputs
 
 __all__ = ["Arithmetic", "distillation_in_chunks"]
 
@@ -98,8 +97,14 @@ class _DistillationInChunks(torch.autograd.Function):
         outputs = TokenOutputs.zeros(len(labels), dtype, hidden.device)
         for start in range(0, len(labels), chunk_rows):
             chunk = slice(start, start + chunk_rows)
-            given = (hidden[chunk].detach(), labels[chunk], kept[chunk])
-            arithmetic.run(chunk, *given, outputs[chunk], gradients)
+            arithmetic.run(
+                chunk,
+                hidden[chunk].detach(),
+                labels[chunk],
+                kept[chunk],
+                outputs[chunk],
+                gradients,
+            )
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
         logged = (

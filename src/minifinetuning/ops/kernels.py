@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from minifinetuning.ops.outputs import TokenOutputs
-from minifinetuning.ops.teacher_terms import TeacherTerms
+from minifinetuning.ops.teacher import TeacherTerms
 
 __all__ = ["Logits", "row_statistics", "teacher_terms", "write_logit_gradient"]
 

@@ -1,4 +1,4 @@
-"""What the op gives of each token, from the sums over its vocabulary."""
+"""What the op gives: the loss, and of each token what the sums over its vocabulary say."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,28 @@ import torch
 from torch import Tensor
 
 from minifinetuning.objectives import Rule, TokenProbabilities
-from minifinetuning.ops.teacher_terms import TeacherTerms
+from minifinetuning.ops.teacher import TeacherTerms
 
-__all__ = ["TokenOutputs", "top_logits"]
+__all__ = ["Distillation", "TokenOutputs", "top_logits"]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The loss and what is worth logging about each token.
+
+    `loss` is the *sum* over tokens of w * CE(q, p_S), in nats: a scalar, attached to the graph.
+    `tokens` is the number of labels that are not ignored: a scalar tensor, so that asking for it
+    does not wait for the device. The rest is (N,), detached, zero at ignored labels:
+    `negative_log_likelihood` -log p_S[l] in nats; and, None without a teacher, `forward_kl`
+    KL(p_T || p_S) in nats, `teacher_is_right` (bool), `mixing` the rule's m.
+    """
+
+    loss: Tensor
+    tokens: Tensor
+    negative_log_likelihood: Tensor
+    forward_kl: Tensor | None = None
+    teacher_is_right: Tensor | None = None
+    mixing: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -25,8 +44,11 @@ class TokenOutputs:
 
     @classmethod
     def zeros(cls, tokens: int, dtype: torch.dtype, device: torch.device) -> "TokenOutputs":
-        dtypes = [*[dtype] * 5, torch.bool]
-        return cls(*(torch.zeros(tokens, dtype=each, device=device) for each in dtypes))
+        def numbers() -> Tensor:
+            return torch.zeros(tokens, dtype=dtype, device=device)
+
+        right = torch.zeros(tokens, dtype=torch.bool, device=device)
+        return cls(numbers(), numbers(), numbers(), numbers(), numbers(), right)
 
     def __getitem__(self, rows: slice) -> "TokenOutputs":
         return TokenOutputs(*(value[rows] for value in vars(self).values()))
@@ -51,8 +73,7 @@ class TokenOutputs:
             tokens = TokenProbabilities(p_label, student_top_logits=student_top_logits)
             expected_logit = torch.zeros_like(p_label)
         else:
-            given = (teacher.label, teacher.highest, student_top_logits)
-            tokens = TokenProbabilities(p_label, *given)
+            tokens = TokenProbabilities(p_label, teacher.label, teacher.highest, student_top_logits)
             expected_logit = teacher.expected_logit
             divergence = teacher.negative_entropy - expected_logit + lse_student
             self.forward_kl.copy_(divergence.where(kept, 0.0))

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from minifinetuning.objectives import Rule, TokenProbabilities
 from minifinetuning.ops.head import Head
-from minifinetuning.ops.outputs import top_logits
-from minifinetuning.ops.result import Distillation
+from minifinetuning.ops.outputs import Distillation, top_logits
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
 
 __all__ = ["reference_distillation"]

@@ -10,10 +10,9 @@ from torch import Tensor
 from minifinetuning.objectives import Rule
 from minifinetuning.ops.chunked import chunked_distillation
 from minifinetuning.ops.fused import fused_distillation, has_triton
-from minifinetuning.ops.head import Head
-from minifinetuning.ops.precision import whole_logits
+from minifinetuning.ops.head import Head, whole_logits
+from minifinetuning.ops.outputs import Distillation
 from minifinetuning.ops.reference import reference_distillation
-from minifinetuning.ops.result import Distillation
 from minifinetuning.ops.teacher import ExpectedEmbedding, TeacherStates
 
 __all__ = ["linear_distillation"]
