@@ -5,7 +5,7 @@ import torch
 
 from minifinetuning.data.batches import REPLAY_COLUMN, ForeignCollator, collate, normalized
 from minifinetuning.errors import InputError
-from minifinetuning.teacher.fingerprint import text_identity
+from minifinetuning.teacher.contents import text_identity
 
 
 @pytest.mark.parametrize("column", ["completion_mask", "assistant_masks"])

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from minifinetuning.teacher import contents as contents_module
-from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.fingerprint import Fingerprint, text_identity
-from minifinetuning.teacher.kinds import columns
+from minifinetuning.teacher.columns import columns
+from minifinetuning.teacher.contents import Contents, Fingerprint, text_identity
 from minifinetuning.teacher.store import TeacherStore
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from minifinetuning.teacher import contents as contents_module
-from minifinetuning.teacher.contents import Contents, format_bytes
-from minifinetuning.teacher.fingerprint import Fingerprint
-from minifinetuning.teacher.kinds import columns
+from minifinetuning.teacher.columns import columns
+from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes
 
 FINGERPRINT = Fingerprint("hidden", "text", "weights", "bfloat16", "bfloat16 weights")
 

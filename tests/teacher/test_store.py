@@ -135,8 +135,8 @@ import resource, signal, sys, torch
 from pathlib import Path
 from minifinetuning.teacher import contents
 from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.fingerprint import Fingerprint
-from minifinetuning.teacher.kinds import columns
+from minifinetuning.teacher.contents import Fingerprint
+from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 from minifinetuning.errors import InputError
 
@@ -173,8 +173,8 @@ HOLDER = """
 import sys, time, torch
 from pathlib import Path
 from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.fingerprint import Fingerprint
-from minifinetuning.teacher.kinds import columns
+from minifinetuning.teacher.contents import Fingerprint
+from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 
 fingerprint = Fingerprint("hidden", "t", "w", "float32", "c")
@@ -189,9 +189,8 @@ with store.claimed(0) as mine:
 
 
 def test_a_part_belongs_to_one_process_until_it_dies(forked, tmp_path):
-    from minifinetuning.teacher.contents import Contents
-    from minifinetuning.teacher.fingerprint import Fingerprint
-    from minifinetuning.teacher.kinds import columns
+    from minifinetuning.teacher.columns import columns
+    from minifinetuning.teacher.contents import Contents, Fingerprint
     from minifinetuning.teacher.store import TeacherStore
 
     folder = tmp_path / "store"

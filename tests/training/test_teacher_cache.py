@@ -11,7 +11,7 @@ from minifinetuning.data.batches import collate
 from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.objectives import OBJECTIVES, needs_teacher
-from minifinetuning.teacher.kinds import CachedExpectation, CachedStates
+from minifinetuning.teacher.columns import CachedExpectation, CachedStates
 from minifinetuning.teacher.live import FrozenCopy, StartingModel
 from minifinetuning.training.trainer import MFTTrainer, _read_ahead
 

@@ -14,8 +14,9 @@ from minifinetuning.data.corpus_cache import file_states
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.config import ModelConfig
+from minifinetuning.models.identity import weights_identity
 from minifinetuning.models.loading import is_adapter, load_model
-from minifinetuning.teacher.fingerprint import text_identity, weights_identity
+from minifinetuning.teacher.contents import text_identity
 from minifinetuning.training.texts import Texts
 
 __all__ = [

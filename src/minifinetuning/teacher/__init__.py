@@ -1,8 +1,7 @@
 """The teacher on disk: computed once, then the same for every tau, objective and epoch."""
 
-from minifinetuning.teacher.building import Autocast
-from minifinetuning.teacher.opening import TeacherCache, open_cache
-from minifinetuning.teacher.plan import CachePlan, is_automatic, plan_cache, require_known
+from minifinetuning.teacher.build import TeacherCache, open_cache
+from minifinetuning.teacher.plan import Autocast, CachePlan, is_automatic, plan_cache, require_known
 from minifinetuning.teacher.run import RunTeacher
 
 __all__ = [

@@ -1,7 +1,8 @@
 """Which cache a run gets, where it lies and how large it will be, decided before any work."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from transformers import PreTrainedModel
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import causal_model, output_head
+from minifinetuning.models.identity import weights_identity
 from minifinetuning.ops import Head
-from minifinetuning.teacher.building import Autocast
-from minifinetuning.teacher.contents import Contents, format_bytes
-from minifinetuning.teacher.fingerprint import Fingerprint, text_identity, weights_identity
-from minifinetuning.teacher.kinds import EXPECTED, HIDDEN, columns
+from minifinetuning.teacher.columns import EXPECTED, HIDDEN, columns
+from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes, text_identity
 from minifinetuning.teacher.store import TeacherStore, stored_fingerprint
 from minifinetuning.teacher.upkeep import existing, kept_teachers, room, teachers_folder
 
-__all__ = ["CachePlan", "is_automatic", "plan_cache", "require_known"]
+__all__ = ["Autocast", "CachePlan", "is_automatic", "plan_cache", "require_known"]
 
 AUTO = "auto"
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that the teacher's forward runs in."""
 
 _NAMES = {HIDDEN: "hidden-state cache", EXPECTED: "expected-embedding cache"}
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from minifinetuning.errors import InputError
-from minifinetuning.files import replacing, write_atomically
+from minifinetuning.files import LOCK, claimed, replacing, write_atomically
 from minifinetuning.teacher.contents import Contents, format_bytes
 
 __all__ = ["TeacherStore", "stored_fingerprint"]
@@ -80,28 +79,18 @@ class TeacherStore:
 
         The claim of a process that dies dies with it.
         """
-        lock = FileLock(self.path(part).with_suffix(".lock"))
-        try:
-            with self._naming_full_disk():
-                lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            # Only after the lock is held does "not there" mean that nobody is at it.
-            if self.path(part).exists():
-                yield False
-            else:
+        with self._naming_full_disk(), claimed(self.path(part)) as mine:
+            # Only while it is claimed does "not there" mean that nobody is at it.
+            is_free = mine and not self.path(part).exists()
+            if is_free:
                 self._sweep(part)
-                yield True
-        finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            yield is_free
 
     def _sweep(self, part: int) -> None:
         """Remove what a killed process left half-written."""
         for leftover in self.folder.glob(f".{self.path(part).name}.*"):
-            leftover.unlink(missing_ok=True)
+            if leftover.suffix != LOCK:
+                leftover.unlink(missing_ok=True)
 
     def write(self, part: int, sequences: Sequence[Mapping[str, Tensor]]) -> None:
         """Write a part: for each of its sequences the columns, (predictions, width) each."""

@@ -26,8 +26,8 @@ from minifinetuning.data.tokens import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
 from minifinetuning.models.causal import causal_model, evaluating, output_head
+from minifinetuning.models.identity import weights_identity
 from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
-from minifinetuning.teacher.fingerprint import weights_identity
 
 __all__ = ["SelfWritten", "self_written", "start_token_id"]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from minifinetuning.data.batches import normalized
 from minifinetuning.models.causal import causal_model
-from minifinetuning.teacher.fingerprint import starting_weights
+from minifinetuning.models.identity import starting_weights
 
 __all__ = ["sampled_text_identity", "sampled_weights_identity"]
 

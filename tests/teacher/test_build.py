@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minifinetuning.errors import InputError
-from minifinetuning.teacher.building import build, require_agreement
+from minifinetuning.teacher.build import build, require_agreement
 from minifinetuning.teacher.live import StartingModel
 
 
@@ -101,10 +101,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM
 from minifinetuning.teacher import contents
-from minifinetuning.teacher.building import build
+from minifinetuning.teacher.build import build
 from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.fingerprint import Fingerprint, text_identity
-from minifinetuning.teacher.kinds import columns
+from minifinetuning.teacher.contents import Fingerprint, text_identity
+from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 from minifinetuning.teacher.live import StartingModel
 

@@ -1,22 +1,25 @@
-"""The two kinds of cache: what each stores of the teacher, and how the op gets it back."""
+"""The columns of the two kinds of cache: what is stored of the teacher, and how the op gets it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from minifinetuning.data.batches import TEACHER_COLUMN
+from minifinetuning.data.batches import TEACHER_COLUMN, Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, expected_embedding
 from minifinetuning.teacher.contents import Column
 from minifinetuning.teacher.live import Teacher
+from minifinetuning.teacher.store import TeacherStore
 
 __all__ = [
     "EXPECTED",
     "HIDDEN",
     "CachedExpectation",
     "CachedStates",
+    "SequencesWithTeacher",
     "cached_teacher",
     "columns",
     "values",
@@ -88,3 +91,18 @@ def _column(inputs: Mapping[str, Any], name: str) -> Tensor:
         )
     column: Tensor = inputs[name].flatten(0, 1)
     return column
+
+
+class SequencesWithTeacher(Dataset[Mapping[str, Any]]):
+    """The items of `sequences`, each with the columns of `store`, (T - 1, width)."""
+
+    def __init__(self, sequences: Sequences, store: TeacherStore) -> None:
+        self.sequences, self.store = sequences, store
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        return {**self.sequences[index], **self.store.read(index % len(self))}

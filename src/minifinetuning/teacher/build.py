@@ -1,8 +1,8 @@
-"""Filling a teacher's cache: part by part, by as many processes as are at it."""
+"""From a plan to caches that are whole: several processes may share the work."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,17 +10,71 @@ from tqdm.auto import tqdm
 
 from minifinetuning.data.batches import Sequences, collate
 from minifinetuning.errors import InputError
-from minifinetuning.models.causal import agree
-from minifinetuning.teacher.kinds import values
-from minifinetuning.teacher.live import ModelTeacher
+from minifinetuning.models.causal import agree, output_head
+from minifinetuning.models.identity import weights_identity
+from minifinetuning.teacher.columns import SequencesWithTeacher, cached_teacher, values
+from minifinetuning.teacher.live import AdaptersOff, ModelTeacher, StartingModel, Teacher
+from minifinetuning.teacher.plan import Autocast, CachePlan
 from minifinetuning.teacher.store import TeacherStore
+from minifinetuning.teacher.upkeep import hold, make_room, teachers_folder
 
-__all__ = ["Autocast", "build", "require_agreement"]
-
-Autocast = Callable[[], AbstractContextManager[Any]]
-"""Makes the context that the teacher's forward runs in."""
+__all__ = ["TeacherCache", "build", "open_cache", "require_agreement"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """The texts with their teacher's columns, and the teacher that reads these."""
+
+    texts: Mapping[str, SequencesWithTeacher]
+    teacher: Teacher
+
+
+def open_cache(
+    plan: CachePlan,
+    source: StartingModel | AdaptersOff,
+    texts: Mapping[str, Sequences],
+    *,
+    batch_size: int,
+    autocast: Autocast,
+    progress: bool = False,
+) -> TeacherCache:
+    """The caches of a plan, whole: `source` computes what is missing, in batches of `batch_size`.
+
+    Raises InputError where the model was changed after the plan was made, a part is damaged, the
+    disk is full, or a cache that was there already disagrees with the model.
+    """
+    _require_unchanged(plan, source)
+    hold(plan.stores.values())
+    # What lies in folders of their own is not within the limit.
+    if any(store.folder.parent == teachers_folder() for store in plan.stores.values()):
+        make_room(plan.needed)
+    for name, store in plan.stores.items():
+        was_there = store.is_complete
+        build(
+            store,
+            source,
+            texts[name],
+            batch_size=batch_size,
+            autocast=autocast,
+            progress=progress,
+        )
+        store.require_whole()
+        if was_there:
+            require_agreement(store, source, texts[name], autocast=autocast)
+    opened = {name: SequencesWithTeacher(texts[name], store) for name, store in plan.stores.items()}
+    assert plan.kind is not None, "a plan with stores has a kind"
+    return TeacherCache(opened, cached_teacher(plan.kind, output_head(source.model)))
+
+
+def _require_unchanged(plan: CachePlan, source: StartingModel | AdaptersOff) -> None:
+    planned = {store.contents.fingerprint.weights for store in plan.stores.values()}
+    if planned != {weights_identity(source.model)}:
+        raise InputError(
+            "the model was changed before its teacher's cache was computed: make the trainer "
+            "after the change, or pass teacher_cache none"
+        )
 
 
 def build(
