@@ -18,7 +18,8 @@ from minifinetuning.blending.line import Blend, open_blend
 from minifinetuning.data.batches import Sequences
 from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
+from minifinetuning.evaluation.comparison import comparison
+from minifinetuning.evaluation.scores import TextScores, scores_by_text
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import check_halves
 from minifinetuning.models.config import ModelConfig

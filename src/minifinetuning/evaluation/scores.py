@@ -1,7 +1,6 @@
-"""A model and texts to perplexities, and two models' perplexities to a metrics record."""
+"""Score texts with a model: the perplexity of each, and its divergence from a teacher."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from minifinetuning.data.batches import Sequences, collate, of_predictions
-from minifinetuning.metrics import (
-    Change,
-    Pairs,
-    SequenceLosses,
-    degeneralization,
-    difference,
-    mean_changes,
-    perplexity,
-    ratio,
-    specialization,
-)
+from minifinetuning.metrics import SequenceLosses, perplexity
 from minifinetuning.models.causal import causal_model, evaluating
 from minifinetuning.models.student import (
     DistillationInputs,
@@ -37,11 +26,8 @@ __all__ = [
     "GENERAL",
     "SPECIALIZED",
     "DocumentEnds",
+    "Scores",
     "TextScores",
-    "comparison",
-    "mean_comparison",
-    "mean_difference",
-    "measurements",
     "scores_by_text",
     "text_scores",
 ]
@@ -90,6 +76,10 @@ class TextScores:
         return float(self.forward_kl.sum() / self.losses.tokens.sum())
 
 
+Scores = Mapping[str, TextScores]
+"""Of one model: each text by its name."""
+
+
 def scores_by_text(
     model: PreTrainedModel | PeftModel,
     texts: Mapping[str, Sequences],
@@ -110,7 +100,7 @@ def scores_by_text(
             text,
             batch_size=batch_size,
             teacher=(teachers or {}).get(name),
-            autocast=autocast(),
+            autocast=autocast,
             process=process,
             description=None if description is None else f"{description}: {name}",
         )
@@ -124,7 +114,7 @@ def text_scores(
     *,
     batch_size: int = 8,
     teacher: Teacher | None = None,
-    autocast: AbstractContextManager[Any] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     process: tuple[int, int] = (0, 1),
     description: str | None = None,
 ) -> TextScores:
@@ -140,20 +130,18 @@ def text_scores(
     parts: list[_Parts] = []
     starts = range(0, len(sequences), batch_size)
     bar = tqdm(starts, desc=description, unit="batch", leave=False, disable=description is None)
-    with evaluating(model), autocast or nullcontext():
+    with evaluating(model), autocast():
         for number, start in enumerate(bar):
             stop = min(start + batch_size, len(sequences))
             examples = [sequences[index] for index in range(start, stop)]
             batch = collate(examples)
-            found = _Parts.of(examples, start, batch["labels"][:, 1:])
+            found = _Parts(examples, start, batch["labels"][:, 1:])
             parts.append(found)
             if number % world_size != rank:
                 continue
             batch = {name: values.to(device) for name, values in batch.items()}
-            inputs = DistillationInputs(
-                rule=finetuning,
-                teacher=None if teacher is None else teacher.outputs(batch),
-            )
+            asked = None if teacher is None else teacher.outputs(batch)
+            inputs = DistillationInputs(rule=finetuning, teacher=asked)
             found.add(distillation_output(causal_model(model), batch, inputs))
 
     def whole(name: str) -> Tensor:
@@ -174,23 +162,19 @@ class _Parts:
     (B, T - 1) which predictions are text and which close a document.
     """
 
-    def __init__(self, text: Tensor, ends: Tensor, documents: Tensor) -> None:
-        self.text, self.ends = text, ends
-        rows = torch.arange(len(text))[:, None].expand_as(text)
-        places = torch.stack([rows[text], documents[text]])
+    def __init__(self, examples: list[Mapping[str, Any]], first: int, labels: Tensor) -> None:
+        """Of a batch whose first example is the `first` of its text; `labels` are (B, T - 1)."""
+        documents, ends = of_predictions(examples, first, labels.shape[1] + 1)
+        predicted = labels.ne(-100)
+        self.text, self.ends = predicted & ~ends, predicted & ends
+        rows = torch.arange(len(labels))[:, None].expand_as(labels)
+        places = torch.stack([rows[self.text], documents[self.text]])
         unique, self.part = places.unique(dim=1, return_inverse=True)
         self.documents = unique[1]
         self.tokens = torch.bincount(self.part, minlength=len(self.documents))
         self.negative_log_likelihood = torch.zeros(len(self.documents), dtype=torch.float64)
         self.forward_kl = torch.zeros_like(self.negative_log_likelihood)
         self.end_likelihood = 0.0
-
-    @classmethod
-    def of(cls, examples: list[Mapping[str, Any]], first: int, labels: Tensor) -> "_Parts":
-        """Of a batch whose first example is the `first` of its text; `labels` are (B, T - 1)."""
-        documents, ends = of_predictions(examples, first, labels.shape[1] + 1)
-        predicted = labels.ne(-100)
-        return cls(predicted & ~ends, predicted & ends, documents)
 
     def add(self, output: DistillationOutput) -> None:
         """Take what the model made of the batch."""
@@ -201,142 +185,3 @@ class _Parts:
         if output.forward_kl is not None:
             divergence = output.forward_kl.view(self.text.shape).double().cpu()
             self.forward_kl.index_add_(0, self.part, divergence[self.text])
-
-
-def measurements(
-    scores: Mapping[str, TextScores], reference: Mapping[str, TextScores] | None
-) -> dict[str, float]:
-    """What an evaluation logs: each text's perplexity, the loss, and S, DG and DG/S in %.
-
-    `loss` is the mean over the specialized text in nats. The changes need a `reference`, DG needs
-    general text, and `forward_kl` needs a teacher to have been asked.
-    """
-    values = {f"{name}_perplexity": score.perplexity for name, score in scores.items()}
-    first = scores.get(SPECIALIZED) or next(iter(scores.values()))
-    values["loss"] = math.log(first.perplexity)
-    if first.mean_forward_kl is not None:
-        values["forward_kl"] = first.mean_forward_kl
-    if reference is None or SPECIALIZED not in scores:
-        return values
-    gained = specialization(reference[SPECIALIZED].perplexity, first.perplexity)
-    values["specialization"] = gained
-    if GENERAL in scores:
-        lost = degeneralization(reference[GENERAL].perplexity, scores[GENERAL].perplexity)
-        values["degeneralization"] = lost
-        if gained > 0:
-            values["ratio"] = ratio(lost, gained)
-    return values
-
-
-def comparison(
-    reference: Mapping[str, TextScores], tuned: Mapping[str, TextScores]
-) -> dict[str, Any]:
-    """What tuning gained and lost: the head of `metrics.json`.
-
-    Keys: `reference` and `tuned` (each `specialized_perplexity`, `general_perplexity`),
-    `specialization` and `degeneralization` in %, `ratio`, `intervals` (95 %, paired bootstrap over
-    documents), `validation` (of how many documents, sequences and tokens the figures are, by text),
-    `end_of_document` (perplexity of the token that closes one, by text) and `forward_kl` in nats
-    per token. What needs general text is None without it, and so is a bound that is infinite.
-    """
-    return mean_comparison(reference, [tuned])
-
-
-def mean_comparison(
-    reference: Mapping[str, TextScores], runs: Sequence[Mapping[str, TextScores]]
-) -> dict[str, Any]:
-    """`comparison` of several runs of one method: its figures are the means over the runs."""
-    change = mean_changes(*_pairs(reference, runs))
-    divergences = [tuned[SPECIALIZED].mean_forward_kl for tuned in runs]
-    known = [value for value in divergences if value is not None]
-    return {
-        "reference": _perplexities([reference]),
-        "tuned": _perplexities(runs),
-        **_record(change),
-        "validation": {
-            name: _extent(reference[name]) if name in reference else None
-            for name in (SPECIALIZED, GENERAL)
-        },
-        "end_of_document": {
-            name: _end_of_document(reference[name], [run[name] for run in runs])
-            for name in (SPECIALIZED, GENERAL)
-            if name in reference
-        },
-        "forward_kl": sum(known) / len(known) if known else None,
-    }
-
-
-def _extent(scores: TextScores) -> dict[str, int | None]:
-    """Of how much the figures of a text are."""
-    return {
-        "documents": scores.losses.document_count,
-        "sequences": scores.sequences,
-        "tokens": int(scores.losses.tokens.sum()),
-    }
-
-
-def _end_of_document(reference: TextScores, runs: Sequence[TextScores]) -> dict[str, Any] | None:
-    """Before and after, on the documents that end in the text; None where none does."""
-    before, after = reference.ends.perplexity, [run.ends.perplexity for run in runs]
-    if before is None:
-        return None
-    return {
-        "documents": reference.ends.documents,
-        "reference_perplexity": _finite(before),
-        "tuned_perplexity": _finite(sum(value or 0.0 for value in after) / len(after)),
-    }
-
-
-def mean_difference(
-    reference: Mapping[str, TextScores],
-    theirs: Sequence[Mapping[str, TextScores]],
-    ours: Sequence[Mapping[str, TextScores]],
-) -> dict[str, Any]:
-    """What the runs of one method gained and lost more than those of another: see `difference`.
-
-    Keys: `specialization` and `degeneralization` in percent points, `ratio`, and their `intervals`.
-    The n-th runs of both are of one seed.
-    """
-    return _record(difference(_pairs(reference, theirs), _pairs(reference, ours)))
-
-
-def _pairs(
-    reference: Mapping[str, TextScores], runs: Sequence[Mapping[str, TextScores]]
-) -> tuple[Pairs, Pairs | None]:
-    """The losses before and after each run, on the specialized and on the general text."""
-    pairs = {
-        name: [(reference[name].losses, tuned[name].losses) for tuned in runs] for name in reference
-    }
-    return pairs[SPECIALIZED], pairs.get(GENERAL)
-
-
-def _record(change: Change) -> dict[str, Any]:
-    return {
-        "specialization": change.specialization,
-        "degeneralization": change.degeneralization,
-        "ratio": _finite(change.ratio),
-        "intervals": {
-            "level": 0.95,
-            "specialization": _bounds(change.specialization_interval),
-            "degeneralization": _bounds(change.degeneralization_interval),
-            "ratio": _bounds(change.ratio_interval),
-        },
-    }
-
-
-def _perplexities(runs: Sequence[Mapping[str, TextScores]]) -> dict[str, float | None]:
-    return {
-        f"{name}_perplexity": sum(scores[name].perplexity for scores in runs) / len(runs)
-        if name in runs[0]
-        else None
-        for name in (SPECIALIZED, GENERAL)
-    }
-
-
-def _bounds(interval: tuple[float, float] | None) -> list[float | None] | None:
-    return None if interval is None else [_finite(bound) for bound in interval]
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity and no NaN."""
-    return value if value is not None and math.isfinite(value) else None

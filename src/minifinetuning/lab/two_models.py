@@ -10,7 +10,8 @@ import torch
 from minifinetuning.data.config import DataConfig
 from minifinetuning.data.tokenizer_identity import tokenizer_difference
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
+from minifinetuning.evaluation.comparison import comparison
+from minifinetuning.evaluation.scores import TextScores, scores_by_text
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.config import ModelConfig

@@ -16,13 +16,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
-from minifinetuning.evaluation.scores import (
-    GENERAL,
-    SPECIALIZED,
-    TextScores,
-    measurements,
-    scores_by_text,
-)
+from minifinetuning.evaluation.comparison import measurements
+from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED, TextScores, scores_by_text
 from minifinetuning.teacher.live import Teacher
 from minifinetuning.training.callbacks import (
     Budget,

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from minifinetuning.evaluation.scores import comparison
+from minifinetuning.evaluation.comparison import comparison
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import adapter_base
 from minifinetuning.models.stored_weights import stored_dtype

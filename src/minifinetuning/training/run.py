@@ -9,7 +9,8 @@ import torch
 from transformers import TrainerCallback
 
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED, TextScores, comparison
+from minifinetuning.evaluation.comparison import comparison
+from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED, TextScores
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model

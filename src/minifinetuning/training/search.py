@@ -13,7 +13,8 @@ from torch.utils.data import Subset
 
 from minifinetuning.data.batches import Sequences
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import TextScores, comparison, scores_by_text
+from minifinetuning.evaluation.comparison import comparison
+from minifinetuning.evaluation.scores import TextScores, scores_by_text
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
 from minifinetuning.models.precision import autocast

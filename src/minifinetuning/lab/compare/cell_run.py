@@ -14,7 +14,8 @@ import torch
 from minifinetuning.blending.line import open_blend
 from minifinetuning.blending.search import blend_points
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import SPECIALIZED, TextScores, comparison, measurements
+from minifinetuning.evaluation.comparison import comparison, measurements
+from minifinetuning.evaluation.scores import SPECIALIZED, TextScores
 from minifinetuning.lab.compare.cell import Cell, Settings
 from minifinetuning.lab.compare.lead import evaluation_record
 from minifinetuning.lab.compare.scores import scores_from, scores_record

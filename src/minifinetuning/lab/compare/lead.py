@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from minifinetuning.evaluation.scores import SPECIALIZED, TextScores, mean_difference
+from minifinetuning.evaluation.comparison import mean_difference
+from minifinetuning.evaluation.scores import SPECIALIZED, TextScores
 from minifinetuning.lab.compare.scores import scores_from
 from minifinetuning.metrics import SequenceLosses
 from minifinetuning.report.ranking import Evaluation, contenders

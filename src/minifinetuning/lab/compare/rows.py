@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import mean_comparison, mean_difference
+from minifinetuning.evaluation.comparison import mean_comparison, mean_difference
 from minifinetuning.lab.compare.lead import lead
 from minifinetuning.lab.compare.scores import scores_from
 
