@@ -7,7 +7,6 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from minifinetuning.data import (
-    CorpusSettings,
     HeldOut,
     Marks,
     corpus_from_documents,
@@ -17,6 +16,7 @@ from minifinetuning.data import (
     split_documents,
     tokenize_documents,
 )
+from minifinetuning.data.config import TextConfig
 from minifinetuning.data.near_copies import signatures
 from minifinetuning.data.tokens import document_identity
 from minifinetuning.errors import InputError
@@ -135,15 +135,17 @@ def test_wrong_settings_are_found_before_anything_is_read(tokenizer, backend):
     no_eos = PreTrainedTokenizerFast(tokenizer_object=backend)
     with pytest.raises(InputError, match="no EOS token"):
         read_corpus(["/missing"], no_eos, sequence_length=8)
-    with pytest.raises(InputError, match="--sequence_length is 1"):
+    with pytest.raises(InputError, match="--sequence_length must be 2 or above, got 1"):
         read_corpus(["/missing"], tokenizer, sequence_length=1)
-    with pytest.raises(InputError, match="--train_tokens is 0"):
+    with pytest.raises(InputError, match="--train_tokens: '0' is not a number of tokens"):
         read_corpus(["/missing"], tokenizer, sequence_length=8, train_tokens=0)
 
 
 def test_texts_from_elsewhere_give_the_same_corpus(folder, tokenizer):
     documents = read_documents([folder])
-    given = corpus_from_documents(documents, ["the demo"], tokenizer, CorpusSettings(16))
+    given = corpus_from_documents(
+        documents, ["the demo"], tokenizer, TextConfig(sequence_length=16)
+    )
     read = read_corpus([folder], tokenizer, sequence_length=16)
     assert given.train.identity == read.train.identity
     assert given.summary.sources == ["the demo"]

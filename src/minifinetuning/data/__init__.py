@@ -1,17 +1,16 @@
 """Text to training data: documents, token ids, splits, packed sequences."""
 
-from minifinetuning.data.corpus import Corpus, CorpusSettings, CorpusSummary
+from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import Document, Documents, DocumentStream, read_documents
 from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
-from minifinetuning.data.reading import corpus_from_documents, read_corpus
+from minifinetuning.data.reading import corpus_from_documents, corpus_from_sources, read_corpus
 from minifinetuning.data.splits import Split, split_documents, validation_only
 from minifinetuning.data.tokens import TokenizedDocument, token_count, tokenize_documents
 
 __all__ = [
     "NOTHING",
     "Corpus",
-    "CorpusSettings",
     "CorpusSummary",
     "Document",
     "DocumentStream",
@@ -22,6 +21,7 @@ __all__ = [
     "Split",
     "TokenizedDocument",
     "corpus_from_documents",
+    "corpus_from_sources",
     "pack_documents",
     "read_corpus",
     "read_documents",

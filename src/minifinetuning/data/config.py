@@ -7,7 +7,10 @@ from minifinetuning.data.tokens import token_count
 from minifinetuning.errors import InputError
 from minifinetuning.options import require_ranges
 
-__all__ = ["DataConfig", "GeneralConfig", "TextConfig"]
+__all__ = ["DEFAULT_SEQUENCE_LENGTH", "DataConfig", "GeneralConfig", "TextConfig"]
+
+DEFAULT_SEQUENCE_LENGTH = 2048
+"""Tokens, where the model takes as many."""
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,16 @@ class TextConfig:
                 raise InputError(f"--{name}: {error}") from error
             if count > _MOST_TOKENS:
                 raise InputError(f"--{name} is above {_MOST_TOKENS:,}: give a smaller budget")
+
+    @property
+    def train_budget(self) -> int:
+        """`train_tokens` as a number."""
+        return token_count(self.train_tokens)
+
+    @property
+    def validation_budget(self) -> int:
+        """`validation_tokens` as a number."""
+        return token_count(self.validation_tokens)
 
 
 @dataclass(kw_only=True)

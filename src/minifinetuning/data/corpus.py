@@ -1,4 +1,4 @@
-"""A corpus ready for training and evaluation, how it is made, and its figures for a person."""
+"""A corpus ready for training and evaluation, and its figures for a person."""
 
 from dataclasses import dataclass, field
 
@@ -14,26 +14,6 @@ LITTLE_VALIDATION = 2_000
 
 MUCH_REPEATED = 0.02
 """The part of the characters in repeated lines from which on dropping them is worth a word."""
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """What is made of documents: budgets and `sequence_length` in tokens.
-
-    `with_train=False` gives the same validation side alone.
-    """
-
-    sequence_length: int
-    train_tokens: int = 4_000_000
-    validation_tokens: int = 500_000
-    seed: int = 42
-    with_train: bool = True
-    drop_boilerplate: bool = False
-
-    @property
-    def tokens_to_train(self) -> int:
-        """The budget of what is asked for: none without a training side."""
-        return self.train_tokens if self.with_train else 0
 
 
 @dataclass(frozen=True)

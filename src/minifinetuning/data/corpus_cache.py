@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from minifinetuning.data.config import TextConfig
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import DocumentStream
 from minifinetuning.data.held_out import HeldOut
@@ -40,12 +41,13 @@ def cache_entry(
     folder: Path,
     stream: DocumentStream,
     tokenizer: "PreTrainedTokenizerBase",
+    text: TextConfig,
     settings: Mapping[str, int | str],
 ) -> "CacheEntry | None":
     """The place of a corpus in `folder`, which may be empty; None for datasets of the hub.
 
     Its name is a digest of all that the corpus comes from: the files' paths, sizes and times of
-    change, how they are read, the tokenizer, what else decides in `settings`, and the
+    change, how they are read (`text`), the tokenizer, what else decides in `settings`, and the
     versions of the software. What lies behind the name of a hub dataset may change unseen.
     """
     files = file_states(stream.places)
@@ -53,8 +55,7 @@ def cache_entry(
         return None
     origin = {
         "sources": stream.sources,
-        "text_field": stream.text_field,
-        "skip_unreadable": stream.skip_unreadable,
+        "text": {field.name: getattr(text, field.name) for field in fields(TextConfig)},
         "files": files,
         "tokenizer": tokenizer_identity(tokenizer),
         "software": _software(),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from minifinetuning.data.corpus import CorpusSettings
 from minifinetuning.data.documents import Document
 from minifinetuning.data.front import split_front
 from minifinetuning.data.held_out import HeldOut
@@ -81,22 +80,25 @@ class Decided:
 def decided(
     documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerBase",
-    settings: CorpusSettings,
-    held_out: HeldOut,
     *,
+    train_tokens: int,
+    validation_tokens: int,
+    seed: int,
+    held_out: HeldOut,
     progress: bool = False,
 ) -> Decided:
     """The split of all documents, from the front of its order alone.
 
-    Training passes over what is `held_out` elsewhere, and over near-copies of it. The documents are
-    gone through once more where the front turns out to hold too little.
+    A training budget of 0 tokens gives the validation side alone. Training passes over what is
+    `held_out` elsewhere, and over near-copies of it. The documents are gone through once more where
+    the front turns out to hold too little.
     """
-    train_tokens, characters_per_token = settings.tokens_to_train, _CHARACTERS_PER_TOKEN
+    wanted_tokens, characters_per_token = train_tokens, _CHARACTERS_PER_TOKEN
     while True:
-        extent = enough(settings.validation_tokens, train_tokens)
+        extent = enough(validation_tokens, wanted_tokens)
         read = tqdm(documents, "reading", unit=" documents", leave=False, disable=not progress)
         wanted = extent.scaled(characters_per_token)
-        front = split_front(read, settings.seed, wanted, end=characters_per_token)
+        front = split_front(read, seed, wanted, end=characters_per_token)
         tokenized: list[TokenizedDocument] = []
         tokens = 0
         for batch in tokenized_batches(front.documents, tokenizer, progress):
@@ -114,17 +116,20 @@ def decided(
         # What lies behind is not needed any more, and is most of the memory held.
         del front.documents[len(tokenized) :]
         texts = (document.text for document in front.documents)
-        found = _split(tokenized, signatures(texts), settings, held_out)
-        if is_all or total_tokens(found.split.train) >= settings.tokens_to_train:
+        rows = signatures(texts)
+        found = _split(tokenized, rows, train_tokens, validation_tokens, seed, held_out)
+        if is_all or total_tokens(found.split.train) >= train_tokens:
             return found
         # Much of the front is copies, which are not trained on.
-        train_tokens *= 2
+        wanted_tokens *= 2
 
 
 def _split(
     documents: list[TokenizedDocument],
     rows: Signatures,
-    settings: CorpusSettings,
+    train_tokens: int,
+    validation_tokens: int,
+    seed: int,
     held_out: HeldOut,
 ) -> Decided:
     copied = held_out.copied(rows)
@@ -133,9 +138,9 @@ def _split(
     exact = frozenset(held_out.identities)
     split = sides(
         documents,
-        settings.tokens_to_train,
-        settings.validation_tokens,
-        settings.seed,
+        train_tokens,
+        validation_tokens,
+        seed,
         {document.identity: row for document, row in zip(documents, rows, strict=True)},
         exact | never,
     )

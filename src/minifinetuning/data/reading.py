@@ -2,26 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from minifinetuning.data.corpus import Corpus, CorpusSettings, CorpusSummary
+from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
+from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.corpus_cache import cache_entry
 from minifinetuning.data.decided import Watched, decided
 from minifinetuning.data.documents import Documents, DocumentStream
 from minifinetuning.data.held_out import NOTHING, HeldOut
-from minifinetuning.data.packing import (
-    Marks,
-    PackedSequences,
-    pack_documents,
-    require_sequence_length,
-)
+from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.places import counted
 from minifinetuning.data.repeated_lines import RepeatedLines, WithoutRepeatedLines
-from minifinetuning.data.splits import Split, require_budget, total_tokens
+from minifinetuning.data.splits import Split, total_tokens
 from minifinetuning.data.tokens import (
     TokenizedDocument,
     closing_token_id,
@@ -42,8 +37,8 @@ def read_corpus(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     sequence_length: int,
-    train_tokens: int = 4_000_000,
-    validation_tokens: int = 500_000,
+    train_tokens: int | str = 4_000_000,
+    validation_tokens: int | str = 500_000,
     seed: int = 42,
     text_field: str | None = None,
     skip_unreadable: bool = False,
@@ -54,28 +49,70 @@ def read_corpus(
     held_out: HeldOut = NOTHING,
     warn: Callable[[str], None] = logger.warning,
 ) -> Corpus:
-    """The sources read, tokenized, split and packed.
+    """The sources read, tokenized, split and packed: `corpus_from_sources`, by keywords.
 
-    Budgets and `sequence_length` are in tokens. See `DocumentStream` for the sources, and
-    `corpus_from_documents` for the rest and for the errors raised. What is held in memory grows
-    with the budgets, and by at most 24 bytes for each document read. The folder `cache` keeps the
-    corpus for the next time that the same is asked for, and other corpora up to 2 GiB in all.
-    `warn` is given a sentence for each thing that makes figures of the corpus say little.
+    Budgets and `sequence_length` are in tokens. See `DocumentStream` for the sources.
     """
-    settings = CorpusSettings(
-        sequence_length, train_tokens, validation_tokens, seed, with_train, drop_boilerplate
+    text = TextConfig(
+        text_field=text_field,
+        skip_unreadable=skip_unreadable,
+        drop_boilerplate=drop_boilerplate,
+        train_tokens=str(train_tokens),
+        validation_tokens=str(validation_tokens),
+        sequence_length=sequence_length,
     )
+    return corpus_from_sources(
+        sources,
+        tokenizer,
+        text,
+        seed=seed,
+        with_train=with_train,
+        held_out=held_out,
+        progress=progress,
+        cache=cache,
+        warn=warn,
+    )
+
+
+def corpus_from_sources(
+    sources: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    text: TextConfig,
+    *,
+    seed: int = 42,
+    with_train: bool = True,
+    held_out: HeldOut = NOTHING,
+    progress: bool = False,
+    cache: Path | None = None,
+    warn: Callable[[str], None] = logger.warning,
+) -> Corpus:
+    """The sources read, tokenized, split and packed as `text` says.
+
+    See `DocumentStream` for the sources, and `corpus_from_documents` for the rest and for the
+    errors raised. What is held in memory grows with the budgets, and by at most 24 bytes for each
+    document read. The folder `cache` keeps the corpus for the next time that the same is asked for,
+    and other corpora up to 2 GiB in all. `warn` is given a sentence for each thing that makes
+    figures of the corpus say little.
+    """
     # Before the sources are read, which may take long.
-    _require_usable(tokenizer, settings)
-    stream = DocumentStream(sources, text_field, skip_unreadable)
-    entry = None
+    closing_token_id(tokenizer)
+    stream = DocumentStream(sources, text.text_field, text.skip_unreadable)
+    entry = corpus = None
     if cache is not None:
-        key = asdict(settings) | {"held_out": held_out.digest}
-        entry = cache_entry(cache, stream, tokenizer, key)
-    corpus = None if entry is None else entry.corpus()
+        settings = {"seed": seed, "with_train": with_train, "held_out": held_out.digest}
+        entry = cache_entry(cache, stream, tokenizer, text, settings)
+    if entry is not None:
+        corpus = entry.corpus()
     if corpus is None:
         corpus = corpus_from_documents(
-            stream, sources, tokenizer, settings, held_out=held_out, progress=progress
+            stream,
+            sources,
+            tokenizer,
+            text,
+            seed=seed,
+            with_train=with_train,
+            held_out=held_out,
+            progress=progress,
         )
         if entry is not None:
             entry.keep(corpus)
@@ -88,40 +125,51 @@ def corpus_from_documents(
     documents: Documents | DocumentStream,
     sources: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
-    settings: CorpusSettings,
+    text: TextConfig,
     *,
+    seed: int = 42,
+    with_train: bool = True,
     held_out: HeldOut = NOTHING,
     progress: bool = False,
 ) -> Corpus:
     """The documents tokenized, split by `split_documents` and packed by `pack_documents`.
 
-    `sources` name the documents to a person. What is `held_out` elsewhere, and near-copies of it,
-    are not trained on; the validation side does not depend on it.
+    `sources` name the documents to a person. `with_train=False` gives the same validation side
+    alone. What is `held_out` elsewhere, and near-copies of it, are not trained on; the validation
+    side does not depend on it.
 
-    Raises InputError where the tokenizer has no EOS token, a budget or `sequence_length` is out
-    of range, or the training side holds fewer tokens than one sequence.
+    Raises InputError where the tokenizer has no EOS token, or the training side holds fewer tokens
+    than one sequence.
     """
-    _require_usable(tokenizer, settings)
+    end = closing_token_id(tokenizer)
+    length = text.sequence_length or DEFAULT_SEQUENCE_LENGTH
     lines = RepeatedLines()
     watched = Watched(documents, held_out, lines)
     dropping = None
-    if settings.drop_boilerplate:
+    if text.drop_boilerplate:
         for document in tqdm(documents, "lines", leave=False, disable=not progress):
             lines.add(document)
         dropping = WithoutRepeatedLines(documents, lines.documents_of)
         watched = Watched(dropping, held_out, None)
-    found = decided(watched, tokenizer, settings, held_out, progress=progress)
+    found = decided(
+        watched,
+        tokenizer,
+        train_tokens=text.train_budget if with_train else 0,
+        validation_tokens=text.validation_budget,
+        seed=seed,
+        held_out=held_out,
+        progress=progress,
+    )
     split = found.split
-    if settings.with_train:
-        _require_one_sequence(split, sources, settings.sequence_length)
+    if with_train:
+        _require_one_sequence(split, sources, length)
+    marks = Marks(end, opening_token_ids(tokenizer))
 
     def packed(side: Sequence[TokenizedDocument]) -> PackedSequences:
-        end = closing_token_id(tokenizer)
-        marks = Marks(end, opening_token_ids(tokenizer))
         # Not the tokenizer's own padding, for which not every model has an embedding: it is masked.
-        return pack_documents(side, settings.sequence_length, end, marks=marks)
+        return pack_documents(side, length, end, marks=marks)
 
-    train = packed(split.train) if settings.with_train else None
+    train = packed(split.train) if with_train else None
     validation = packed(split.validation)
     emptied, repeated = (dropping.empty, dropping.repeated) if dropping else (0, 0)
     alike = found.near_copies()
@@ -139,7 +187,7 @@ def corpus_from_documents(
         validation_documents=len(split.validation),
         validation_tokens=total_tokens(split.validation),
         validation_sequences=len(validation),
-        sequence_length=settings.sequence_length,
+        sequence_length=length,
         left_out=dict(documents.left_out),
         notes=[*documents.notes, *token_notes(found.documents, tokenizer)],
         cut_documents=split.cut,
@@ -153,16 +201,9 @@ def corpus_from_documents(
         repeated_lines=len(lines.documents_of),
         repeated_line_share=lines.share,
         repeated_line=lines.example,
-        are_repeated_lines_dropped=settings.drop_boilerplate,
+        are_repeated_lines_dropped=text.drop_boilerplate,
     )
     return Corpus(train, validation, summary, found.held_out())
-
-
-def _require_usable(tokenizer: "PreTrainedTokenizerBase", settings: CorpusSettings) -> None:
-    closing_token_id(tokenizer)
-    require_sequence_length(settings.sequence_length)
-    require_budget("train_tokens", settings.train_tokens)
-    require_budget("validation_tokens", settings.validation_tokens)
 
 
 def _require_one_sequence(split: Split, sources: Sequence[str], sequence_length: int) -> None:

@@ -14,11 +14,10 @@ from minifinetuning.data import (
     Corpus,
     CorpusSummary,
     HeldOut,
-    read_corpus,
-    token_count,
+    corpus_from_sources,
 )
 from minifinetuning.data.batches import Sequences
-from minifinetuning.data.config import TextConfig
+from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
 from minifinetuning.data.given import predicts_text
 from minifinetuning.data.places import Sources, has_columns
 from minifinetuning.data.tokens import closing_token_id
@@ -40,8 +39,6 @@ SELF = "self"
 """In place of paths: text that the model writes itself."""
 
 REPLAY, FISHER = "replay", "fisher"
-
-DEFAULT_SEQUENCE_LENGTH = 2048
 
 
 @dataclass(frozen=True)
@@ -195,16 +192,14 @@ class _Reader:
         is_measured: bool = True,
     ) -> Corpus:
         """The sources; `share` scales the budget for training, in tokens."""
-        corpus = read_corpus(
+        train_tokens = max(1, round(share * self.text.train_budget))
+        corpus = corpus_from_sources(
             sources,
             self.tokenizer,
-            sequence_length=self.sequence_length,
-            train_tokens=max(1, round(share * token_count(self.text.train_tokens))),
-            validation_tokens=token_count(self.text.validation_tokens),
+            replace(
+                self.text, sequence_length=self.sequence_length, train_tokens=str(train_tokens)
+            ),
             seed=self.seed,
-            text_field=self.text.text_field,
-            skip_unreadable=self.text.skip_unreadable,
-            drop_boilerplate=self.text.drop_boilerplate,
             with_train=with_train,
             progress=self.progress,
             cache=cache_folder() / "texts",
