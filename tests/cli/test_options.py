@@ -267,11 +267,11 @@ def test_only_the_first_process_prints_the_result(process, monkeypatch, capsys):
     metrics |= {name: {"general_perplexity": 2.0} for name in ("reference", "tuned")}
     metrics |= {"validation": {"general": {}}}
     for name, found in {
-        "requirements.require_texts": None,
-        "experiments.run_folder.run_folder": nullcontext(),
-        "experiments.texts.read_texts": None,
-        "experiments.adaptation.adapt": SimpleNamespace(metrics=metrics),
-        "experiments.reference.prepare_reference": metrics,
+        "training.requirements.require_texts": None,
+        "training.folder.run_folder": nullcontext(),
+        "training.texts.read_texts": None,
+        "training.run.adapt": SimpleNamespace(metrics=metrics),
+        "training.reference.prepare_reference": metrics,
         "report.comparison_table": "the table",
         "report.measured_on": "of much",
         "report.validation_extent": "much",

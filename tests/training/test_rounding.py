@@ -15,7 +15,7 @@ from minifinetuning.training import rounding
 from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.reference import prepare_reference
 from minifinetuning.training.run import adapt
-from minifinetuning.training.texts import read_texts
+from minifinetuning.training.texts import TextNeeds, read_texts
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -47,7 +47,7 @@ def data(tmp_path, sentences):
 def run(data, training_arguments, tmp_path):
     def make(model, adapter=None, **changes):
         training = training_arguments(output_dir=str(tmp_path / "out"), **changes)
-        texts = read_texts(model, data, data.data, data.general, seed=42)
+        texts = read_texts(model, data, TextNeeds(42))
         return adapt(model, AdapterConfig(adapter), texts, training).metrics
 
     return make

@@ -14,7 +14,7 @@ from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.training.caching import cache_teacher
 from minifinetuning.training.config import CacheConfig
-from minifinetuning.training.texts import read_texts
+from minifinetuning.training.texts import TextNeeds, read_texts
 
 
 @pytest.fixture
@@ -42,6 +42,14 @@ def table(tmp_path, sentences):
     return make
 
 
+def read(model, text, specialized, general, *, seed, replay=None, say=None, warn=None, **needs):
+    """`read_texts` of a `TextConfig` and of the sources of each text."""
+    sources = {"data": specialized, "general": general, "replay": replay}
+    data = DataConfig(**vars(text) | sources)
+    told = {name: one for name, one in (("say", say), ("warn", warn)) if one is not None}
+    return read_texts(model, data, TextNeeds(seed, **needs), **told)
+
+
 def written_in(sequences, tokenizer):
     """The text of all sequences, the token that neighbours share not repeated."""
     rows = [sequences[index]["input_ids"][1:].tolist() for index in range(len(sequences))]
@@ -57,9 +65,7 @@ def test_replayed_text_is_none_of_the_general_validation(model, text, table, sen
         "another": ([table("general", general)], [table("more", general + sentences(20, 3))]),
     }
     for named, (measured, replayed) in sources.items():
-        texts = read_texts(
-            model, text, [own], measured, seed=1, replay=replayed, new_data_fraction=0.25
-        )
+        texts = read(model, text, [own], measured, seed=1, replay=replayed, new_data_fraction=0.25)
         validation = written_in(texts.validation["general"], texts.tokenizer)
         again = written_in(texts.replay, texts.tokenizer)
         held_out = [one for one in general if one in validation]
@@ -71,9 +77,7 @@ def test_replayed_text_is_none_of_the_general_validation(model, text, table, sen
 def test_replay_holds_as_many_tokens_as_its_share_asks_for(model, text, table, sentences):
     own, general = table("own", sentences(90, 1)), table("general", sentences(400, 2))
     for fraction, times in ((0.5, 1), (0.25, 3)):
-        texts = read_texts(
-            model, text, [own], None, seed=1, replay=[general], new_data_fraction=fraction
-        )
+        texts = read(model, text, [own], None, seed=1, replay=[general], new_data_fraction=fraction)
         assert texts.summaries["replay"].train_tokens == times * 2000
         assert texts.summaries["specialized"].train_tokens == 2000
 
@@ -93,9 +97,9 @@ def test_what_is_trained_on_holds_no_part_of_a_measured_document(
     own, measured = table("own", sentences(60, 1)), table("general", general)
     copy = table("copy", [f"{one}\n" for one in general])
     spellings = [[measured], ["./general.jsonl"], [copy], [measured, measured], ["gen*.jsonl"]]
-    as_fisher = [{"with_fisher": True, "fisher_sources": one} for one in [None, *spellings]]
+    as_fisher = [{"fisher": one} for one in spellings]
     for named in [{"replay": one} for one in spellings] + as_fisher:
-        texts = read_texts(model, text, [own], [measured], seed=1, **named)
+        texts = read(model, text, [own], [measured], seed=1, **named)
         held_out = ends_in(texts.validation["general"], texts.tokenizer, general)
         assert texts.summaries["general"].validation_tokens < 400
         assert len(held_out) >= 2, named
@@ -108,8 +112,8 @@ def test_what_is_trained_on_holds_no_part_of_a_measured_document(
 def test_neither_replay_nor_fisher_has_what_the_gain_is_measured_on(model, text, table, sentences):
     own = long_documents(sentences, 20)
     data, general = table("own", own), table("general", sentences(60, 1))
-    for named in ({"replay": [data]}, {"with_fisher": True, "fisher_sources": [data]}):
-        texts = read_texts(model, text, [data], [general], seed=1, **named)
+    for named in ({"replay": [data]}, {"fisher": [data]}):
+        texts = read(model, text, [data], [general], seed=1, **named)
         held_out = ends_in(texts.validation["specialized"], texts.tokenizer, own)
         trained = written_in(texts.replay or texts.fisher, texts.tokenizer)
         fronts = {one for one in own if one[:50] in trained}
@@ -125,21 +129,23 @@ def test_neither_replay_nor_fisher_has_what_the_gain_is_measured_on(model, text,
 def test_one_measured_document_cannot_be_replayed(model, text, table, sentences):
     own, general = table("own", sentences(60, 1)), table("general", [" ".join(sentences(80, 2))])
     with pytest.raises(InputError, match="a lower --validation_tokens holds out fewer"):
-        read_texts(model, text, [own], [general], seed=1, replay=[general])
+        read(model, text, [own], [general], seed=1, replay=[general])
 
 
 def test_replay_that_is_all_held_out_is_refused(model, text, table, sentences):
     own, general = table("own", sentences(60, 1)), sentences(60, 2)
-    texts = read_texts(model, text, [own], [table("general", general)], seed=1)
+    texts = read(model, text, [own], [table("general", general)], seed=1)
     validation = written_in(texts.validation["general"], texts.tokenizer)
     held_out = table("held", [one for one in general if one in validation])
     with pytest.raises(InputError, match="held out for validation already: "):
-        read_texts(model, text, [own], [table("general", general)], seed=1, replay=[held_out])
+        read(model, text, [own], [table("general", general)], seed=1, replay=[held_out])
 
 
 def test_a_fisher_has_the_training_side_of_the_general_text(model, text, table, sentences):
     own, general = table("own", sentences(60, 1)), sentences(60, 2)
-    texts = read_texts(model, text, [own], [table("general", general)], seed=1, with_fisher=True)
+    texts = read(
+        model, text, [own], [table("general", general)], seed=1, fisher=[table("general", general)]
+    )
     validation = written_in(texts.validation["general"], texts.tokenizer)
     fisher = written_in(texts.fisher, texts.tokenizer)
     assert not any(one in fisher for one in general if one in validation)
@@ -148,7 +154,7 @@ def test_a_fisher_has_the_training_side_of_the_general_text(model, text, table, 
 
 def test_the_model_writes_what_is_missing(model, text, table, sentences):
     own = table("own", sentences(60, 1))
-    texts = read_texts(model, text, [own], ["self"], seed=1, replay=["self"], with_fisher=True)
+    texts = read(model, text, [own], ["self"], seed=1, replay=["self"], fisher=["self"])
     assert len(texts.validation["general"]) == len(texts.validation["specialized"])
     assert len(texts.replay) == len(texts.train)
     rows = {tuple(texts.replay[index]["input_ids"].tolist()) for index in range(len(texts.replay))}
@@ -165,7 +171,7 @@ def test_a_folder_called_self_is_a_folder(model, text, table, sentences, tmp_pat
     Path("self").mkdir()
     Path("self/one.txt").write_text("\n".join(sentences(40, 5)))
     own = table("own", sentences(60, 1))
-    texts = read_texts(model, text, [own], ["./self"], seed=1)
+    texts = read(model, text, [own], ["./self"], seed=1)
     assert texts.summary()["general"]["sources"] == ["./self"]
 
 
@@ -182,9 +188,7 @@ def test_ids_beyond_the_embeddings_are_refused_before_any_work(
         given.save_pretrained(tmp_path / "model")
         said = []
         with pytest.raises(InputError, match=rf"{name}.* needs the token id 32\d, .* for 320"):
-            read_texts(
-                ModelConfig(str(tmp_path / "model")), text, [own], None, seed=1, say=said.append
-            )
+            read(ModelConfig(str(tmp_path / "model")), text, [own], None, seed=1, say=said.append)
         assert not said
 
 
@@ -206,14 +210,14 @@ def test_the_same_text_as_both_is_refused(model, text, table, sentences):
     for with_train in (True, False):
         for general in (own, same, part):
             with pytest.raises(InputError, match=f"--general {general}: every document"):
-                read_texts(model, text, [own], [general], seed=1, with_train=with_train)
+                read(model, text, [own], [general], seed=1, with_train=with_train)
 
 
 def test_a_document_that_forgetting_is_measured_on_is_not_trained_on(model, text, table, sentences):
     general = sentences(80, 1)
     own = sentences(60, 2) + [f"{one}\n" for one in general[::2]]
     text = replace(text, validation_tokens="700")
-    texts = read_texts(model, text, [table("own", own)], [table("general", general)], seed=1)
+    texts = read(model, text, [table("own", own)], [table("general", general)], seed=1)
     measured = ends_in(texts.validation["general"], texts.tokenizer, general)
     assert len(measured) >= 3
     assert not measured & ends_in(texts.train, texts.tokenizer, general)
@@ -230,13 +234,13 @@ def test_near_copies_of_what_forgetting_is_measured_on_are_not_trained_on(
     edited = [one.replace(" drug ", " dose ") + " end." for one in general]
     own = table("own", sentences(60, 2) + edited[::2])
     text = replace(text, train_tokens="20k", validation_tokens="700")
-    texts = read_texts(model, text, [own], [table("general", general)], seed=1)
+    texts = read(model, text, [own], [table("general", general)], seed=1)
     measured = ends_in(texts.validation["general"], texts.tokenizer, general)
     copies = {one for one, of in zip(edited, general, strict=True) if of in measured}
     assert not copies & ends_in(texts.train, texts.tokenizer, edited)
     assert texts.summary()["specialized"]["held_out_near_copies"] > 0
     assert "has a near-copy" not in caplog.text
-    read_texts(model, text, [table("all", edited)], [table("general", general)], seed=1)
+    read(model, text, [table("all", edited)], [table("general", general)], seed=1)
     assert "every document that forgetting is measured on has a near-copy" in caplog.text
 
 
@@ -255,7 +259,7 @@ def test_passages_that_are_measured_and_trained_on_are_counted(model, text, tabl
     for data, replay, warned, words in cases:
         for _ in range(2):
             warnings, said = [], []
-            texts = read_texts(
+            texts = read(
                 model,
                 text,
                 [table("own", data)],
@@ -277,14 +281,14 @@ def test_passages_that_are_measured_and_trained_on_are_counted(model, text, tabl
                 assert f"{warned}.jsonl: " in found[-1]
             percents = [f"{shares[name]:.1%} of the {name} ones" for name in texts.validation]
             assert ", ".join(percents) in said[-1]
-    only = read_texts(model, text, [general], None, seed=1, with_train=False)
+    only = read(model, text, [general], None, seed=1, with_train=False)
     assert only.summary()["specialized"]["trained_run_share"] is None
 
 
 def test_replay_holds_nothing_that_the_gain_is_measured_on(model, text, table, sentences):
     own = sentences(60, 1)
     other = table("other", own + sentences(20, 2))
-    texts = read_texts(
+    texts = read(
         model, text, [table("own", own)], None, seed=1, replay=[other], new_data_fraction=0.25
     )
     measured = ends_in(texts.validation["specialized"], texts.tokenizer, own)
@@ -304,12 +308,12 @@ def test_an_evaluation_has_the_validation_texts_of_training(model, table, senten
             validation_tokens="600",
             drop_boilerplate=drop_boilerplate,
         )
-        trained = read_texts(model, text, *sources, seed=3)
+        trained = read(model, text, *sources, seed=3)
         for changes in ({"with_train": False}, {"replay": [sources[0][0], sources[1][0]]}):
-            again = read_texts(model, text, *sources, seed=3, **changes)
+            again = read(model, text, *sources, seed=3, **changes)
             for name in ("specialized", "general"):
                 assert again.validation[name].identity == trained.validation[name].identity
-        alone = read_texts(model, text, sources[0], None, seed=3, with_train=False)
+        alone = read(model, text, sources[0], None, seed=3, with_train=False)
         own_validation = trained.validation["specialized"]
         assert alone.validation["specialized"].identity == own_validation.identity
 
@@ -322,8 +326,8 @@ def test_a_teacher_is_cached_for_the_text_that_is_trained_on(monkeypatch, genera
     """Which is without what forgetting is measured on."""
     asked = []
 
-    def stopped(model, data, specialized, other, **options):
-        asked.append(other)
+    def stopped(model, data, needs):
+        asked.append(data.general)
         raise InputError("read")
 
     monkeypatch.setattr("minifinetuning.training.caching.read_texts", stopped)
@@ -339,7 +343,7 @@ def test_a_validation_side_without_a_token_to_predict_is_refused(model, table, s
     sources = [table("own", sentences(60, 1))]
     other = [table("general", sentences(60, 2))] if which == "general" else None
     with pytest.raises(InputError) as caught:
-        read_texts(model, text, sources, other, seed=1)
+        read(model, text, sources, other, seed=1)
     assert "has no token of text to predict: raise --validation_tokens" in str(caught.value)
     assert f"{which}.jsonl has no token" in str(caught.value)
 
@@ -355,8 +359,8 @@ def test_a_column_is_no_choice_where_no_text_is_a_table(model, table, sentences,
     page = tmp_path / "page.txt"
     page.write_text("\n\n".join(sentences(60, 1)))
     with pytest.raises(InputError, match="--text_field text does nothing here"):
-        read_texts(model, text, [str(page)], None, seed=1)
-    read_texts(model, text, [str(page)], [table("general", sentences(60, 2))], seed=1)
+        read(model, text, [str(page)], None, seed=1)
+    read(model, text, [str(page)], [table("general", sentences(60, 2))], seed=1)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "empty"])
@@ -365,4 +369,4 @@ def test_a_tokenizer_that_is_none_is_named_by_its_option(model, text, table, tmp
     if name == "empty":
         place.mkdir()
     with pytest.raises(InputError, match=f"^--tokenizer {place} "):
-        read_texts(replace(model, tokenizer=str(place)), text, ["d"], None, seed=1)
+        read(replace(model, tokenizer=str(place)), text, ["d"], None, seed=1)

@@ -29,7 +29,7 @@ from minifinetuning.models.saving import save_model
 from minifinetuning.report import save_frontier
 from minifinetuning.report.blend_card import blend_card
 from minifinetuning.training.folder import new_folder, published
-from minifinetuning.training.texts import read_texts
+from minifinetuning.training.texts import TextNeeds, read_texts
 
 __all__ = ["BlendPoint", "best_point", "blend_models", "blend_points", "next_coefficient"]
 
@@ -118,7 +118,7 @@ def _blended(
         dtype=reference.dtype,
         trust_remote_code=reference.trust_remote_code,
     )
-    texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
+    texts = read_texts(reference, data, TextNeeds(seed, with_train=False))
     model: Any = blend.load()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_halves(model.to(device))

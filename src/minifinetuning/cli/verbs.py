@@ -86,20 +86,15 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     from minifinetuning.training.requirements import require_texts
     from minifinetuning.training.run import adapt
     from minifinetuning.training.search import adapt_with_chosen_tau
-    from minifinetuning.training.texts import read_texts
+    from minifinetuning.training.texts import TextNeeds, read_texts
 
     require_texts(training, general=data.general, replay=data.replay)
     with run_folder(training, model, adapter, data, training):
-        texts = read_texts(
-            model,
-            data,
-            data.data,
-            data.general,
-            seed=training.seed,
-            replay=data.replay,
-            new_data_fraction=training.new_data_fraction,
-            with_fisher=training.ewc_lambda > 0,
+        fisher = data.general if training.ewc_lambda > 0 else None
+        needs = TextNeeds(
+            training.seed, new_data_fraction=training.new_data_fraction, fisher=fisher
         )
+        texts = read_texts(model, data, needs)
         if training.tau == AUTO:
             metrics = adapt_with_chosen_tau(model, adapter, texts, training)
         else:

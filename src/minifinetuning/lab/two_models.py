@@ -22,7 +22,7 @@ from minifinetuning.models.precision import autocast
 from minifinetuning.teacher.live import FrozenModel, Teacher
 from minifinetuning.training.folder import require_writable
 from minifinetuning.training.full_disk import naming_what_fails
-from minifinetuning.training.texts import read_texts
+from minifinetuning.training.texts import TextNeeds, read_texts
 
 __all__ = ["compare_models"]
 
@@ -47,7 +47,7 @@ def compare_models(
     if output is not None:
         require_writable(output, tuned, {"reference": reference.model}, data)
     _require_one_tokenizer(tuned, reference)
-    texts = read_texts(reference, data, data.data, data.general, seed=seed, with_train=False)
+    texts = read_texts(reference, data, TextNeeds(seed, with_train=False))
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def loaded(config: ModelConfig, load: Callable[..., Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -21,7 +22,7 @@ from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
 from minifinetuning.training.config import CacheConfig
 from minifinetuning.training.overlap import require_cache_apart
-from minifinetuning.training.texts import SELF, read_texts
+from minifinetuning.training.texts import SELF, TextNeeds, read_texts
 
 __all__ = ["cache_teacher", "listed_teachers", "pruned_teachers"]
 
@@ -36,16 +37,12 @@ def cache_teacher(
     parts that no other is at. Raises InputError for input that cannot be used.
     """
     require_cache_apart(model, data, options)
-    texts = read_texts(
-        model,
-        data,
-        data.data,
-        # What forgetting is measured on is not in the training text; but none need be written now.
-        data.general if data.replay or data.general != [SELF] else None,
-        seed=options.seed,
-        replay=data.replay,
-        new_data_fraction=options.new_data_fraction,
-    )
+    read = data
+    if data.general == [SELF] and not data.replay:
+        # What forgetting is measured on is not in the training text: none need be written now.
+        read = replace(data, general=None)
+    needs = TextNeeds(options.seed, new_data_fraction=options.new_data_fraction)
+    texts = read_texts(model, read, needs)
     sequences: dict[str, Sequences] = {}
     for name, text in (("train", texts.train), ("replay", texts.replay)):
         if text is not None:

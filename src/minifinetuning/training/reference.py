@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
-from minifinetuning.data.config import GeneralConfig
+from minifinetuning.data.config import DataConfig, GeneralConfig
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.report import reference_card
 from minifinetuning.training.config import ReferenceConfig
@@ -20,7 +20,7 @@ from minifinetuning.training.run import (
     publish_result,
     trained,
 )
-from minifinetuning.training.texts import read_texts
+from minifinetuning.training.texts import TextNeeds, read_texts
 
 __all__ = ["prepare_reference"]
 
@@ -36,7 +36,9 @@ def prepare_reference(
     (`reference`) and after (`tuned`), and its history.
     """
     with run_folder(training, model, text, training):
-        texts = read_texts(model, text, specialized=text.general, general=None, seed=training.seed)
+        # To the trainer it is the specialized text, which it measures the perplexity of.
+        data = DataConfig(**vars(text) | {"data": text.general, "general": None})
+        texts = read_texts(model, data, TextNeeds(training.seed))
         stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
         trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
         if isinstance(trainer.model, PeftModel):

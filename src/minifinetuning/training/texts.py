@@ -1,6 +1,7 @@
 """What a run reads: its texts with the model's tokenizer, or what the model writes itself."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from minifinetuning.data import (
     corpus_from_sources,
 )
 from minifinetuning.data.batches import Sequences
-from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
+from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, DataConfig
 from minifinetuning.data.given import predicts_text
 from minifinetuning.data.places import Sources, has_columns
 from minifinetuning.data.tokens import closing_token_id
@@ -31,7 +32,7 @@ from minifinetuning.teacher.writing import SelfWritten, self_written
 from minifinetuning.training.ewc import FISHER_TOKENS
 from minifinetuning.training.passages import note_trained_runs
 
-__all__ = ["SELF", "Texts", "read_texts", "to_standard_error"]
+__all__ = ["SELF", "TextNeeds", "Texts", "read_texts", "to_standard_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,21 @@ class Texts:
         return {SPECIALIZED: None, GENERAL: None} | described
 
 
+@dataclass(frozen=True)
+class TextNeeds:
+    """What a run does with its texts beside measuring on them.
+
+    `seed` is that of the split, `with_train` says whether the specialized text is trained on,
+    `new_data_fraction` its share beside replayed text. Where nothing is replayed, `fisher` names
+    the text of a Fisher information, which leaves out what the others are measured on.
+    """
+
+    seed: int
+    with_train: bool = True
+    new_data_fraction: float = 0.5
+    fisher: list[str] | None = None
+
+
 def to_standard_error(summary: str) -> None:
     """Print below what is on its way to a file or another program."""
     print(summary, file=sys.stderr)
@@ -78,79 +94,150 @@ def _nothing(caution: str) -> None:
 
 def read_texts(
     model: ModelConfig,
-    text: TextConfig,
-    specialized: list[str],
-    general: list[str] | None,
+    data: DataConfig,
+    needs: TextNeeds,
     *,
-    seed: int,
-    replay: list[str] | None = None,
-    new_data_fraction: float = 0.5,
-    with_fisher: bool = False,
-    fisher_sources: list[str] | None = None,
-    with_train: bool = True,
     progress: bool = True,
     say: Callable[[str], None] = to_standard_error,
     warn: Callable[[str], None] = logger.warning,
 ) -> Texts:
     """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
-    Of `general` the validation side is what DG is measured on. Its other documents serve as the
-    text of a Fisher information (`with_fisher`) where nothing is replayed and `fisher_sources`
-    name no other. `replay` holds as many tokens as `new_data_fraction` asks for where either text
-    is gone through equally often. No text is trained on documents that another one is measured on,
-    in part or whole, nor on near-copies of them; by content, so that it does not matter how their
-    sources are named. `warn` is told what makes figures say little. Raises InputError for input
-    that cannot be used.
+    Of `data.general` the validation side is what DG is measured on. `data.replay` holds as many
+    tokens as `new_data_fraction` asks for where either text is gone through equally often. No text
+    is trained on documents that another one is measured on, in part or whole, nor on near-copies of
+    them; by content, so that it does not matter how their sources are named. `warn` is told what
+    makes figures say little. Raises InputError for input that cannot be used.
     """
-    if text.text_field is not None:
-        _require_tables(text.text_field, [specialized, general, replay, fisher_sources])
-    place = model.tokenizer or model.model
-    tokenizer = load_tokenizer(
-        place,
-        trust_remote_code=model.trust_remote_code,
-        option="--model" if model.tokenizer is None else "--tokenizer",
+    if data.text_field is not None:
+        _require_tables(data.text_field, [data.data, data.general, data.replay, needs.fisher])
+    reader = _Reader(model, data, needs, progress, say, warn)
+    general = None
+    if data.general and data.general != [SELF]:
+        general = reader.corpus(GENERAL, data.general)
+    measured = NOTHING if general is None else general.held_out
+    own = reader.corpus(SPECIALIZED, data.data, measured)
+    validation: dict[str, Sequences] = {SPECIALIZED: own.validation}
+    if general is not None:
+        _require_other_text(own, general, warn)
+        validation[GENERAL] = general.validation
+    elif data.general == [SELF]:
+        validation[GENERAL] = reader.written(GENERAL, len(own.validation))
+    measured = measured | own.held_out
+    replay = fisher = None
+    if data.replay is not None and own.train is not None:
+        share = (1 - needs.new_data_fraction) / needs.new_data_fraction
+        count = max(1, round(share * len(own.train)))
+        replay = reader.trained(REPLAY, data.replay, measured, share=share, sequences=count)
+    elif needs.fisher is not None:
+        count = math.ceil(FISHER_TOKENS / reader.sequence_length)
+        fisher = reader.trained(FISHER, needs.fisher, measured, sequences=count)
+    texts = Texts(
+        reader.tokenizer,
+        reader.sequence_length,
+        validation,
+        own.train,
+        replay,
+        fisher,
+        reader.summaries,
     )
-    vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
-    # Before the texts are read, which may take long.
-    end = closing_token_id(tokenizer)
-    require_embeddings([{"input_ids": [end]}], vocabulary, "the end of each document")
-    length = _sequence_length(model, text)
-    reader = _Reader(model, text, tokenizer, length, seed, progress, say, warn, vocabulary)
-    other = None
-    if general and general != [SELF]:
-        other = reader.corpus(general, with_train=False)
-    measured = NOTHING if other is None else other.held_out
-    own = reader.corpus(specialized, with_train=with_train, held_out=measured)
-    if other is not None:
-        _require_other_text(own, other, warn)
-    found = Texts(tokenizer, reader.sequence_length, {SPECIALIZED: own.validation}, own.train)
-    found.summaries[SPECIALIZED] = own.summary
-    if other is not None:
-        found.validation[GENERAL] = other.validation
-        found.summaries[GENERAL] = other.summary
-    elif general == [SELF]:
-        found.validation[GENERAL] = reader.written(GENERAL, len(own.validation), found)
-    if replay is not None:
-        share = (1 - new_data_fraction) / new_data_fraction
-        again: Sequences
-        if replay == [SELF]:
-            assert own.train is not None
-            again = reader.written(REPLAY, max(1, round(share * len(own.train))), found)
-        else:
-            again = reader.beside(REPLAY, replay, measured | own.held_out, found, share)
-        found = replace(found, replay=again)
-    elif with_fisher:
-        sources = fisher_sources or general
-        fisher: Sequences | None = None
-        if sources == [SELF]:
-            fisher = reader.written(FISHER, -(-FISHER_TOKENS // reader.sequence_length), found)
-        elif sources is not None:
-            fisher = reader.beside(FISHER, sources, measured | own.held_out, found)
-        found = replace(found, fisher=fisher)
-    shares = note_trained_runs(found.summaries, found.validation, found.trained(), warn)
-    if shares:
+    if shares := note_trained_runs(texts.summaries, texts.validation, texts.trained(), warn):
         say(shares)
-    return found
+    return texts
+
+
+class _Reader:
+    """Reads each text of one run in the same way; `summaries` describe those read so far."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        data: DataConfig,
+        needs: TextNeeds,
+        progress: bool,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.model, self.data, self.needs = model, data, needs
+        self.progress, self.say, self.warn = progress, say, warn
+        self.summaries: dict[str, CorpusSummary] = {}
+        self.tokenizer = load_tokenizer(
+            model.tokenizer or model.model,
+            trust_remote_code=model.trust_remote_code,
+            option="--model" if model.tokenizer is None else "--tokenizer",
+        )
+        self.vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
+        # Before the texts are read, which may take long.
+        end = closing_token_id(self.tokenizer)
+        require_embeddings([{"input_ids": [end]}], self.vocabulary, "the end of each document")
+        self.sequence_length = _sequence_length(model, data)
+
+    def corpus(
+        self, role: str, sources: list[str], held_out: HeldOut = NOTHING, *, share: float = 1.0
+    ) -> Corpus:
+        """The sources, for a role; `share` scales the budget for training, in tokens."""
+        is_measured = role in (SPECIALIZED, GENERAL)
+        is_trained = role != GENERAL and (role != SPECIALIZED or self.needs.with_train)
+        tokens = max(1, round(share * self.data.train_budget))
+        text = replace(self.data, sequence_length=self.sequence_length, train_tokens=str(tokens))
+        corpus = corpus_from_sources(
+            sources,
+            self.tokenizer,
+            text,
+            seed=self.needs.seed,
+            with_train=is_trained,
+            progress=self.progress,
+            cache=cache_folder() / "texts",
+            held_out=held_out,
+            warn=self.warn if is_measured else _nothing,
+        )
+        _require_predictions(corpus, is_measured=is_measured, is_trained=is_trained)
+        for side in (corpus.train, corpus.validation):
+            require_embeddings(side, self.vocabulary, f"the text of {', '.join(sources)}")
+        self.say(str(corpus.summary))
+        self.summaries[role] = corpus.summary
+        return corpus
+
+    def trained(
+        self,
+        role: str,
+        sources: list[str],
+        held_out: HeldOut,
+        *,
+        sequences: int,
+        share: float = 1.0,
+    ) -> Sequences:
+        """What is trained on beside the specialized text; so many sequences, if it is written."""
+        if sources == [SELF]:
+            return self.written(role, sequences)
+        train = self.corpus(role, sources, held_out, share=share).train
+        assert train is not None
+        return train
+
+    def written(self, role: str, sequences: int) -> SelfWritten:
+        """What the model writes for a role: another text for each of them."""
+        model: Any = load_model(
+            self.model.model,
+            dtype=self.model.dtype,
+            trust_remote_code=self.model.trust_remote_code,
+        )
+        if torch.cuda.is_available():
+            model.cuda()
+        written = self_written(
+            model,
+            self.tokenizer,
+            sequences=sequences,
+            sequence_length=self.sequence_length,
+            seed=3 * self.needs.seed + (GENERAL, REPLAY, FISHER).index(role),
+            cache=cache_folder() / "self-written",
+            progress=self.progress,
+        )
+        self.summaries[role] = _summary_of_written(written, is_validation=role == GENERAL)
+        self.say(
+            f"{role}: {sequences:,} sequences of {self.sequence_length:,} tokens that the model "
+            "wrote itself"
+        )
+        return written
 
 
 def _require_other_text(own: Corpus, other: Corpus, warn: Callable[[str], None]) -> None:
@@ -166,90 +253,6 @@ def _require_other_text(own: Corpus, other: Corpus, warn: Callable[[str], None])
             f"--general {general}: every document that forgetting is measured on has a near-copy "
             f"in --data {specialized}, so DG says how that is learnt: give other general text"
         )
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads each text of one run in the same way."""
-
-    model: ModelConfig
-    text: TextConfig
-    tokenizer: PreTrainedTokenizerBase
-    sequence_length: int
-    seed: int
-    progress: bool
-    say: Callable[[str], None]
-    warn: Callable[[str], None]
-    vocabulary_size: int | None
-
-    def corpus(
-        self,
-        sources: Sequence[str],
-        *,
-        with_train: bool = True,
-        share: float = 1.0,
-        held_out: HeldOut = NOTHING,
-        is_measured: bool = True,
-    ) -> Corpus:
-        """The sources; `share` scales the budget for training, in tokens."""
-        train_tokens = max(1, round(share * self.text.train_budget))
-        corpus = corpus_from_sources(
-            sources,
-            self.tokenizer,
-            replace(
-                self.text, sequence_length=self.sequence_length, train_tokens=str(train_tokens)
-            ),
-            seed=self.seed,
-            with_train=with_train,
-            progress=self.progress,
-            cache=cache_folder() / "texts",
-            held_out=held_out,
-            warn=self.warn if is_measured else _nothing,
-        )
-        _require_predictions(corpus, is_measured=is_measured, is_trained=with_train)
-        for side in (corpus.train, corpus.validation):
-            require_embeddings(side, self.vocabulary_size, f"the text of {', '.join(sources)}")
-        self.say(str(corpus.summary))
-        return corpus
-
-    def beside(
-        self,
-        role: str,
-        sources: list[str],
-        held_out: HeldOut,
-        texts: Texts,
-        share: float = 1.0,
-    ) -> Sequences:
-        """The training side for a role: nothing of documents that anything is measured on."""
-        corpus = self.corpus(sources, share=share, held_out=held_out, is_measured=False)
-        texts.summaries[role] = corpus.summary
-        assert corpus.train is not None
-        return corpus.train
-
-    def written(self, role: str, sequences: int, texts: Texts) -> SelfWritten:
-        """What the model writes for a role: another text for each of them."""
-        model: Any = load_model(
-            self.model.model,
-            dtype=self.model.dtype,
-            trust_remote_code=self.model.trust_remote_code,
-        )
-        if torch.cuda.is_available():
-            model.cuda()
-        written = self_written(
-            model,
-            self.tokenizer,
-            sequences=sequences,
-            sequence_length=self.sequence_length,
-            seed=3 * self.seed + (GENERAL, REPLAY, FISHER).index(role),
-            cache=cache_folder() / "self-written",
-            progress=self.progress,
-        )
-        texts.summaries[role] = _summary_of_written(written, is_validation=role == GENERAL)
-        self.say(
-            f"{role}: {sequences:,} sequences of {self.sequence_length:,} tokens that the model "
-            "wrote itself"
-        )
-        return written
 
 
 def _require_tables(text_field: str, texts: Sequence[Sequence[str] | None]) -> None:
@@ -285,9 +288,9 @@ def _summary_of_written(written: SelfWritten, *, is_validation: bool) -> CorpusS
     )
 
 
-def _sequence_length(model: ModelConfig, text: TextConfig) -> int:
+def _sequence_length(model: ModelConfig, data: DataConfig) -> int:
     limit = model_limit(model.model, trust_remote_code=model.trust_remote_code)
-    length = text.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
+    length = data.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
     if limit is not None and length > limit:
         raise InputError(
             f"--sequence_length {length} is above the model's limit of {limit} tokens: lower it"

@@ -1,7 +1,7 @@
 """One cell of a comparison: a method at a learning rate and a seed, and where its result lies."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from minifinetuning.lab.kept_results import KeptResult
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.training.config import ComparisonConfig
 from minifinetuning.training.provenance import MEASURE
-from minifinetuning.training.texts import Texts, read_texts
+from minifinetuning.training.texts import TextNeeds, Texts, read_texts
 
 __all__ = ["WORKING", "Cell", "Settings", "chosen_options"]
 
@@ -54,21 +54,14 @@ class Settings:
 
     def texts(self, method: Method, *, progress: bool, say: Callable[[str], None]) -> Texts:
         """What a method is trained and measured on: read, or found in the cache."""
-        data = self.data
-        return read_texts(
-            self.model,
-            data,
-            data.data,
-            data.general,
-            seed=self.training["seed"],
-            replay=method.replay_sources(data.replay or data.general),
+        general = self.data.replay or self.data.general
+        data = replace(self.data, replay=method.replay_sources(general))
+        needs = TextNeeds(
+            self.training["seed"],
             new_data_fraction=self.training["new_data_fraction"],
-            with_fisher=method.ewc,
-            fisher_sources=data.replay,
-            progress=progress,
-            say=say,
-            warn=say,
+            fisher=general if method.ewc else None,
         )
+        return read_texts(self.model, data, needs, progress=progress, say=say, warn=say)
 
 
 @dataclass(frozen=True)

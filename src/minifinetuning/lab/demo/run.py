@@ -48,7 +48,7 @@ from minifinetuning.report import (
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import report_folder
 from minifinetuning.training.run import adapt
-from minifinetuning.training.texts import Texts, read_texts
+from minifinetuning.training.texts import TextNeeds, Texts, read_texts
 
 __all__ = ["run_demo"]
 
@@ -142,7 +142,7 @@ def _texts(model: str, specialized: list[str], general: list[str], size: Size) -
         train_tokens=str(size.steps * _tokens_a_step()),
         validation_tokens=str(size.validation_tokens),
     )
-    return read_texts(ModelConfig(model), text, text.data, text.general, seed=SEED)
+    return read_texts(ModelConfig(model), text, TextNeeds(SEED))
 
 
 def _training(objective: str, size: Size, folder: Path) -> MFTConfig:
