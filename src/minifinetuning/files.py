@@ -20,6 +20,7 @@ __all__ = [
     "claimed",
     "locked",
     "printable",
+    "read_json",
     "replacing",
     "write_atomically",
 ]
@@ -73,6 +74,14 @@ def write_atomically(path: Path, content: str | dict[str, Any]) -> None:
         # As a write_text on any system does not: line feeds alone, and what is no text replaced.
         whole = text if text.endswith("\n") else text + "\n"
         temporary.write_bytes(whole.encode("utf-8", "replace"))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -247,7 +247,7 @@ _VERBS: dict[str, Callable[..., None]] = {
 
 def _require_apart_from_file(words: list[str], options: tuple[Any, ...]) -> None:
     """No verb writes where the file of its options lies."""
-    from minifinetuning.training.overlap import require_apart
+    from minifinetuning.training.outputs import require_apart
 
     for each in options if words and words[0].endswith((".yaml", ".yml")) else ():
         if getattr(each, "output_dir", None) is not None:

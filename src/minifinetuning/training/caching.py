@@ -21,7 +21,7 @@ from minifinetuning.teacher.contents import format_bytes
 from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
 from minifinetuning.training.config import CacheConfig
-from minifinetuning.training.overlap import require_cache_apart
+from minifinetuning.training.outputs import require_cache_apart
 from minifinetuning.training.texts import SELF, TextNeeds, read_texts
 
 __all__ = ["cache_teacher", "listed_teachers", "pruned_teachers"]

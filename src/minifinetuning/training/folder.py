@@ -1,7 +1,6 @@
 """The folder that a verb writes: one run's alone, nobody else's files lost, filled at the end."""
 
 import glob
-import json
 import logging
 import os
 import shutil
@@ -13,16 +12,18 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from minifinetuning.errors import InputError
-from minifinetuning.files import LOCK, locked, printable
+from minifinetuning.files import LOCK, locked, printable, read_json
 from minifinetuning.training.checkpoints import checkpoints, manifest_of
 from minifinetuning.training.config import MFTConfig
-from minifinetuning.training.full_disk import (
+from minifinetuning.training.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
+from minifinetuning.training.outputs import (
     naming_what_fails,
     not_writable,
+    require_apart,
+    require_cache_apart,
+    require_outside,
     require_space,
 )
-from minifinetuning.training.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
-from minifinetuning.training.overlap import require_apart, require_cache_apart, require_outside
 from minifinetuning.training.resuming import (
     asked_checkpoint,
     checkpoint_to_resume,
@@ -34,6 +35,7 @@ __all__ = [
     "new_folder",
     "output_folder",
     "published",
+    "remove_checkpoints",
     "report_folder",
     "require_writable",
     "run_folder",
@@ -129,14 +131,15 @@ def output_folder(folder: Path, *options: object) -> Iterator[None]:
         )
     require_apart(folder, *options)
     require_cache_apart(*options)
-    made = _missing(folder)
-    try:
-        with naming_what_fails(folder):
-            _make(folder)
-            with locked(folder):
-                yield
-    finally:
-        _tidy(folder, made)
+    with _removed_if_empty(folder), naming_what_fails(folder):
+        if folder.is_file():
+            raise InputError(f"--output_dir {folder} is a file: name a folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_writable(folder, error) from error
+        with locked(folder):
+            yield
 
 
 def require_writable(file: Path, *options: object) -> None:
@@ -151,15 +154,13 @@ def require_writable(file: Path, *options: object) -> None:
     is_ours = _holds(file.parent, glob.escape(file.name), "specialization")
     if os.path.lexists(file) and not (is_empty or is_ours):
         raise InputError(f"--output {file} holds no figures of ours: name another file")
-    made = _missing(file.parent)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}."):
-            pass
-    except OSError as error:
-        raise not_writable(file, error, option="--output") from error
-    finally:
-        _tidy(file.parent, made)
+    with _removed_if_empty(file.parent):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}."):
+                pass
+        except OSError as error:
+            raise not_writable(file, error, option="--output") from error
 
 
 def begin_run(folder: Path, *, resume: bool) -> None:
@@ -168,12 +169,18 @@ def begin_run(folder: Path, *, resume: bool) -> None:
     To be called once nothing that can be known is in the way of the training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for checkpoint in [] if resume else sorted(folder.glob("checkpoint-*")):
-        if is_by_a_run(checkpoint):
-            shutil.rmtree(checkpoint)
+    if not resume:
+        remove_checkpoints(folder)
     manifest = Manifest.of(folder)
     if not manifest.is_written:
         manifest.write()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints that a run wrote."""
+    for checkpoint in sorted(folder.glob("checkpoint-*")):
+        if is_by_a_run(checkpoint):
+            shutil.rmtree(checkpoint)
 
 
 @contextmanager
@@ -267,32 +274,19 @@ def _require_own(folder: Path, foreign: list[str]) -> None:
 
 def _holds(folder: Path, pattern: str, entry: str) -> bool:
     """Whether one of the JSON files that fit the pattern has this entry."""
-    for path in folder.glob(pattern):
-        with suppress(OSError, ValueError, TypeError):
-            if entry in json.loads(path.read_text(encoding="utf-8")):
-                return True
-    return False
+    contents = (read_json(path) for path in folder.glob(pattern))
+    return any(isinstance(content, dict) and entry in content for content in contents)
 
 
-def _missing(folder: Path) -> list[Path]:
-    """The folders that have yet to be made, the innermost first."""
-    return list(takewhile(lambda path: not os.path.lexists(path), (folder, *folder.parents)))
-
-
-def _make(folder: Path) -> None:
-    if folder.is_file():
-        raise InputError(f"--output_dir {folder} is a file: name a folder")
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove the folders that the block makes up to this one, if nothing came to lie in them."""
+    missing = takewhile(lambda path: not os.path.lexists(path), (folder, *folder.parents))
+    made = list(missing)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable(folder, error) from error
-
-
-def _tidy(folder: Path, made: list[Path]) -> None:
-    with suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [MANIFEST]:
-            manifest = Manifest.of(folder)
-            if manifest.is_written and not manifest.files:
-                (folder / MANIFEST).unlink()
-        for path in made:
-            path.rmdir()
+        yield
+    finally:
+        with suppress(OSError):
+            Manifest.of(folder).remove_if_unused()
+            for path in made:
+                path.rmdir()

@@ -1,8 +1,7 @@
-"""What in a folder a run of ours wrote: only that is ever removed or replaced."""
+"""Which files of a folder a run of ours wrote: only they are ever removed or replaced."""
 
 import fnmatch
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minifinetuning.files import write_atomically
+from minifinetuning.files import read_json, write_atomically
 from minifinetuning.training.checkpoints import manifest_of
 
 __all__ = ["MANIFEST", "RESULT", "Manifest", "is_by_a_run", "matching"]
@@ -20,14 +19,18 @@ MANIFEST = ".minifinetuning.json"
 
 _AUTHOR = "minifinetuning"
 
-RESULT = (
-    *("config.json", "generation_config.json", "metrics.json", "README.md", "frontier.png"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("adapter_config.json", "adapter_model*.safetensors", "adapter_model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
-    *("chat_template.jinja", "chat_template.json"),
+_ABOUT = ("config.json", "generation_config.json", "metrics.json", "README.md", "frontier.png")
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_ADAPTER = (
+    "adapter_config.json",
+    "adapter_model*.safetensors",
+    "adapter_model.safetensors.index.json",
 )
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
+_SPECIAL_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+_VOCABULARY = ("vocab.json", "vocab.txt", "merges.txt")
+_CHAT = ("chat_template.jinja", "chat_template.json")
+RESULT = _ABOUT + _WEIGHTS + _ADAPTER + _TOKENIZER + _SPECIAL_TOKENS + _VOCABULARY + _CHAT
 """What the result of a run is made of, as patterns of names."""
 
 
@@ -37,8 +40,8 @@ class Manifest:
 
     `files` are recorded with their content, and are a run's as long as nobody changes them; None
     where an older version did not record it. What fits one of the patterns `reports` is a run's
-    whatever it holds. `is_written` says whether this
-    lies in the folder, or was made up for one that an older version wrote.
+    whatever it holds. `is_written` says whether this lies in the folder, or was made up for one
+    that an older version wrote.
     """
 
     folder: Path
@@ -49,8 +52,8 @@ class Manifest:
     @classmethod
     def of(cls, folder: Path) -> "Manifest":
         """The manifest of a folder; before version 0.2 our metrics.json vouches for the others."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(folder / MANIFEST)
+        with suppress(KeyError, TypeError, ValueError):
             if content["written_by"] == _AUTHOR:
                 files, reports = dict(content["files"]), tuple(content["reports"])
                 return cls(folder, files, reports, is_written=True)
@@ -65,6 +68,11 @@ class Manifest:
         """Write it into its folder."""
         content = {"written_by": _AUTHOR, "files": self.files, "reports": list(self.reports)}
         write_atomically(self.folder / MANIFEST, content)
+
+    def remove_if_unused(self) -> None:
+        """Remove it where nothing else is in the folder, since no run came to write anything."""
+        if self.is_written and not self.files and matching(self.folder, "*") == [MANIFEST]:
+            (self.folder / MANIFEST).unlink()
 
     def with_files(self, staged: Path) -> "Manifest":
         """This one with the files of `staged`, which are about to be moved here, as all files."""
@@ -102,8 +110,8 @@ def is_by_a_run(checkpoint: Path) -> bool:
     manifest = Manifest.of(checkpoint.parent)
     if manifest.is_written or manifest.files or manifest_of(checkpoint) is not None:
         return True
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = read_json(checkpoint / "trainer_state.json")
+    with suppress(KeyError, TypeError):
         return any("eval_selection_perplexity" in entry for entry in state["log_history"])
     return False
 
@@ -126,10 +134,10 @@ def _digest(path: Path) -> str:
 
 def _is_metrics(path: Path) -> bool:
     """Whether this is the metrics.json of a run; that of `mft evaluate` lies beside any model."""
-    with suppress(OSError, ValueError, TypeError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"method", "reference", "tuned"} <= set(content) and content["method"] != "tuned"
-    return False
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return False
+    return {"method", "reference", "tuned"} <= content.keys() and content["method"] != "tuned"
 
 
 def _is_model_card(path: Path) -> bool:
