@@ -1,6 +1,7 @@
 """Tiny models and texts that the tests make themselves."""
 
 import gc
+import json
 import multiprocessing
 import os
 import random
@@ -260,6 +261,39 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
                 if parameter.dim() == 1:
                     parameter.add_(0.3 * torch.randn_like(parameter))
         return model
+
+    return make
+
+
+@pytest.fixture
+def saved_model(
+    tmp_path: Path,
+    tiny_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Callable[..., Path]:
+    """`saved_model(dtype)`: the folder of the tiny llama in that dtype, with its tokenizer."""
+
+    def make(dtype: torch.dtype = torch.float32) -> Path:
+        folder = tmp_path / "model"
+        tiny_model("llama").to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def text_files(
+    tmp_path: Path, sentences: Callable[[int, int], list[str]]
+) -> Callable[[int], tuple[str, str]]:
+    """`text_files(count)`: a specialized and a general table of so many documents."""
+
+    def make(count: int) -> tuple[str, str]:
+        paths = tmp_path / "data.jsonl", tmp_path / "general.jsonl"
+        for seed, path in enumerate(paths, start=1):
+            lines = [json.dumps({"text": text}) for text in sentences(count, seed)]
+            path.write_text("\n".join(lines))
+        return str(paths[0]), str(paths[1])
 
     return make
 

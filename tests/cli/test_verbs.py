@@ -478,15 +478,14 @@ def test_diverged_run_stops_and_names_the_last_good_checkpoint(
     assert not (output / "model.safetensors").exists()
 
 
-def test_negative_degeneralization_is_warned_of(caplog: Any) -> None:
-    from minifinetuning.training.run import warn_of_unprepared_reference
+def test_negative_degeneralization_is_warned_of() -> None:
+    from minifinetuning.report import about_unprepared
 
     for interval in ([0.1, 0.3], [-0.1, 0.2], [None, None], None):
         intervals = {"degeneralization": interval}
-        warn_of_unprepared_reference({"method": "mft", "intervals": intervals})
-    assert not caplog.records
-    warn_of_unprepared_reference({"method": "mft", "intervals": {"degeneralization": [-1.2, -0.8]}})
-    assert "prepare-reference" in caplog.text
+        assert not about_unprepared({"mft": {"method": "mft", "intervals": intervals}})
+    metrics = {"method": "mft", "intervals": {"degeneralization": [-1.2, -0.8]}}
+    assert "prepare-reference" in about_unprepared({"mft": metrics})
 
 
 @pytest.mark.parametrize("verb", ["train", "cache", "evaluate", "prepare-reference", "demo"])

@@ -15,6 +15,7 @@ from minifinetuning.models.loading import load_model
 from minifinetuning.training import search as tau_search
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.search import (
+    FIRST_TAU,
     Pilot,
     adapt_with_chosen_tau,
     best_tau,
@@ -33,7 +34,7 @@ def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
         asked.append(tau)
         return Pilot(tau, specialization=10 * math.sqrt(tau), degeneralization=tau / largest)
 
-    pilots = tau_within(1.0, pilot)
+    pilots = tau_within(1.0, pilot(FIRST_TAU), pilot)
     assert asked[0] == 0.25
     assert len(asked) == len(set(asked)) == len(pilots) <= 5
     assert [found.tau for found in pilots] == sorted(asked)
@@ -44,7 +45,7 @@ def test_pilots_bracket_the_largest_tau_within_the_budget(largest):
 
 
 def test_a_budget_that_no_tau_keeps_is_refused():
-    pilots = tau_within(1.0, lambda tau: Pilot(tau, 1.0, 5.0 + tau))
+    pilots = tau_within(1.0, Pilot(0.25, 1.0, 5.25), lambda tau: Pilot(tau, 1.0, 5.0 + tau))
     assert len(pilots) == 5
     with pytest.raises(InputError, match=r"within 1 % \(tau 0.015625 lost 5.02 %"):
         best_tau(pilots, 1.0)
@@ -150,7 +151,7 @@ def test_six_runs_are_the_most_that_a_search_takes(run, monkeypatch):
         runs.append((tau, steps))
         return Pilot(tau, 1.0, 1e6)
 
-    monkeypatch.setattr(tau_search._PilotRuns, "__call__", pilot)
+    monkeypatch.setattr(tau_search._PilotRuns, "pilot", pilot)
     with pytest.raises(InputError, match="no tau keeps DG"):
         run(1.0)
     assert len(runs) == len(set(runs)) == 6

@@ -144,12 +144,12 @@ def compare(model: Any, options: Any, data: Any, training: Any) -> None:
 
 def evaluate(options: Any, data: Any) -> None:
     """`mft evaluate`."""
-    from minifinetuning.lab.two_models import compare_models
+    from minifinetuning.lab.evaluate import evaluate_models
     from minifinetuning.models.config import ModelConfig
     from minifinetuning.report import comparison_table, measured_on, with_unprepared_note
 
     held: Any = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
-    metrics = compare_models(
+    metrics = evaluate_models(
         ModelConfig(options.model, **held),
         ModelConfig(options.reference, **held),
         data,

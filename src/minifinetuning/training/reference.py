@@ -15,18 +15,19 @@ from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.report import reference_card
 from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.folder import run_folder
-from minifinetuning.training.rounding import rounded
-from minifinetuning.training.run import (
-    publish_result,
-    trained,
-)
+from minifinetuning.training.run import publish, rounded, trained
 from minifinetuning.training.texts import TextNeeds, read_texts
 
 __all__ = ["prepare_reference"]
 
 
 def prepare_reference(
-    model: ModelConfig, adapter: AdapterConfig, text: GeneralConfig, training: ReferenceConfig
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    text: GeneralConfig,
+    training: ReferenceConfig,
+    *,
+    keep_checkpoints: bool = True,
 ) -> dict[str, Any]:
     """Tune on the training side of the general text, keep the step of least validation perplexity.
 
@@ -44,9 +45,8 @@ def prepare_reference(
         if isinstance(trainer.model, PeftModel):
             # Adapters of their own are trained on a reference.
             trainer.model = trainer.model.merge_and_unload()
-        metrics, dtype = rounded(trainer, metrics, model)
-        metrics = _about_general_text(metrics)
-        publish_result(trainer, metrics, reference_card(metrics), dtype)
+        metrics = _about_general_text(rounded(trainer, metrics, model))
+        publish(trainer, metrics, reference_card(metrics), keep_checkpoints=keep_checkpoints)
     return metrics
 
 
@@ -60,15 +60,13 @@ def _about_general_text(metrics: dict[str, Any]) -> dict[str, Any]:
         {"step": entry["step"], "general_perplexity": entry["specialized_perplexity"]}
         for entry in metrics["history"]
     ]
-    kept = (
-        *("step", "last_step", "configuration", "full_configuration"),
-        *("versions", "device", "seed", "tokens_per_second"),
-    )
+    of_training = ("step", "last_step", "configuration", "full_configuration", "seed")
+    of_machine = ("versions", "device", "tokens_per_second")
     return {
         "method": "reference",
         **perplexity,
         "history": history,
         "validation": {"general": metrics["validation"]["specialized"]},
         "data": {"general": metrics["data"]["specialized"]},
-        **{name: metrics[name] for name in kept},
+        **{name: metrics[name] for name in (*of_training, *of_machine)},
     }

@@ -1,4 +1,4 @@
-"""One run, whole: texts and a model in, a checkpoint with its model card and metrics.json out."""
+"""One run from start to end: a model and texts in, a checkpoint with its card and figures out."""
 
 import logging
 from dataclasses import dataclass
@@ -6,36 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback
 
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.comparison import comparison
-from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED, TextScores
+from minifinetuning.evaluation.comparison import comparison, measurements
+from minifinetuning.evaluation.scores import TextScores
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.config import AdapterConfig, ModelConfig
-from minifinetuning.models.loading import HELD_IN, is_adapter, load_model
+from minifinetuning.models.loading import HELD_IN, adapter_base, is_adapter, load_model
 from minifinetuning.models.saving import save_model
+from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.report import about_unprepared, model_card
-from minifinetuning.training.callbacks import Stopwatch
+from minifinetuning.training.callbacks import Stopwatch, within_budget
 from minifinetuning.training.config import MFTConfig
-from minifinetuning.training.folder import begin_run, published, run_folder
+from minifinetuning.training.folder import begin_run, published, remove_checkpoints, run_folder
 from minifinetuning.training.provenance import device_name, versions
 from minifinetuning.training.resuming import asked_checkpoint
-from minifinetuning.training.rounding import rounded
 from minifinetuning.training.texts import Texts
 from minifinetuning.training.trainer import MFTTrainer
 
-__all__ = [
-    "Adaptation",
-    "adapt",
-    "publish_result",
-    "trained",
-    "warn_of_unprepared_reference",
-]
+__all__ = ["Adaptation", "adapt", "publish", "rounded", "trained"]
 
 logger = logging.getLogger(__name__)
+
+_EVALUATED = (
+    "specialized_perplexity",
+    "general_perplexity",
+    "specialization",
+    "degeneralization",
+    "ratio",
+    "forward_kl",
+)
+"""What the history says of each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def adapt(
     training: MFTConfig,
     *,
     reference: dict[str, TextScores] | None = None,
+    keep_checkpoints: bool = True,
 ) -> Adaptation:
     """Train, evaluate, and write the result into `training.output_dir`.
 
@@ -64,9 +71,8 @@ def adapt(
     """
     with run_folder(training, model, adapter):
         trainer, metrics = trained(model, adapter, texts, training, reference=reference)
-        metrics, dtype = rounded(trainer, metrics, model)
-        publish_result(trainer, metrics, model_card(metrics), dtype)
-    warn_of_unprepared_reference(metrics)
+        metrics = rounded(trainer, metrics, model)
+        publish(trainer, metrics, model_card(metrics), keep_checkpoints=keep_checkpoints)
     assert trainer.reference is not None
     return Adaptation(metrics, trainer.reference)
 
@@ -89,6 +95,7 @@ def trained(
         )
     student = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
     uses_cache = student.config.use_cache
+    adapts = adapter_config(adapter.adapter, student, adapter.rank) if adapter.adapter else None
     stopwatch = Stopwatch()
     trainer = MFTTrainer(
         model=student,
@@ -98,9 +105,7 @@ def trained(
         fisher_dataset=texts.fisher,
         eval_dataset=texts.validation,
         processing_class=texts.tokenizer,
-        peft_config=(
-            adapter_config(adapter.adapter, student, adapter.rank) if adapter.adapter else None
-        ),
+        peft_config=adapts,
         callbacks=[stopwatch, *(callbacks or [])],
     )
     trainer.reference = reference
@@ -124,10 +129,11 @@ def _metrics(
     assert trainer.reference is not None
     training = trainer.args
     method = f"{adapter.adapter}+{training.objective}" if adapter.adapter else training.objective
-    held_in = model.dtype or HELD_IN
-    configuration = {"model": model.model, "dtype": held_in, **training.summary()}
+    configuration = {"model": model.model, "dtype": model.dtype or HELD_IN, **training.summary()}
     if adapter.adapter:
         configuration |= {"adapter": adapter.adapter, "rank": adapter.rank}
+    # Of all processes; none in a resumed run that did nothing.
+    tokens = stopwatch.steps * training.sequences_per_step * texts.sequence_length
     return {
         "method": method,
         **comparison(trainer.reference, trainer.kept_scores()),
@@ -139,59 +145,117 @@ def _metrics(
         "configuration": configuration,
         "full_configuration": training.to_dict(),
         "versions": versions(),
-        "device": device_name(trainer.args.device),
+        "device": device_name(training.device),
         "teacher": None if trainer.cache_plan is None else trainer.cache_plan.summary(),
         "seed": training.seed,
-        "tokens_per_second": _tokens_per_second(stopwatch, training, texts.sequence_length),
+        "tokens_per_second": tokens / stopwatch.seconds if tokens else None,
     }
 
 
 def _history(trainer: MFTTrainer) -> list[dict[str, Any]]:
     """One entry per evaluation, the reference as step 0."""
-    names = ("specialization", "degeneralization", "ratio", "forward_kl")
-    texts = tuple(f"{name}_perplexity" for name in (SPECIALIZED, GENERAL))
-    assert trainer.reference is not None
-    start: dict[str, Any] = {"step": 0, "specialization": 0.0}
-    start |= {f"{name}_perplexity": score.perplexity for name, score in trainer.reference.items()}
-    if GENERAL in trainer.reference:
-        start["degeneralization"] = 0.0
-    entries = [start]
+    start = measurements(trainer.reference or {}, trainer.reference)
+    known = {name: start[name] for name in _EVALUATED if name in start and name != "forward_kl"}
+    entries = [{"step": 0} | known]
     for log in trainer.state.log_history:
         if "eval_specialization" in log and log["step"] > 0:
-            values = {name: log.get(f"eval_{name}") for name in (*names, *texts)}
-            entries.append(
-                {"step": log["step"]} | {k: v for k, v in values.items() if v is not None}
-            )
+            values = {name: log.get(f"eval_{name}") for name in _EVALUATED}
+            known = {name: value for name, value in values.items() if value is not None}
+            entries.append({"step": log["step"]} | known)
     return entries
 
 
-def _tokens_per_second(
-    stopwatch: Stopwatch, training: MFTConfig, sequence_length: int
-) -> float | None:
-    """Training tokens a second over all processes; None in a resumed run that did nothing."""
-    tokens = stopwatch.steps * training.sequences_per_step * sequence_length
-    return tokens / stopwatch.seconds if tokens else None
+def rounded(trainer: MFTTrainer, metrics: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """Round the trained weights to the dtype of the starting checkpoint, and measure them again.
+
+    Returns the metrics, with what was measured on the rounded weights, and with the dtype to write
+    them in as `written_in` of the configuration. That is the one that they are held in, and nothing
+    is rounded, where `model` names a dtype, for an adapter, and where rounding would overflow or
+    break the forgetting budget.
+    """
+    weights = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = _dtype_to_round_to(weights, model)
+    if dtype is None:
+        return metrics
+    held, narrow = (str(each).removeprefix("torch.") for each in (weights.dtype, dtype))
+    configuration = metrics["configuration"] | {"written_in": narrow}
+    tensors = _floats(weights)
+    if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors):
+        # As where the starting weights were kept.
+        return metrics | {"configuration": configuration}
+    budget = trainer.args.max_degeneralization
+    precise = [] if budget is None else [tensor.to("cpu", copy=True) for tensor in tensors]
+    _copy([tensor.to(dtype) for tensor in tensors], tensors)
+    assert trainer.reference is not None
+    figures = comparison(trainer.reference, trainer.scores())
+    if precise and not within_budget(figures["degeneralization"], budget):
+        _copy(precise, tensors)
+        logger.warning(
+            f"the weights are written in {held}, twice the size of the checkpoint's: rounded to "
+            f"{narrow} their DG would be {figures['degeneralization']:.2f} %, above the budget"
+        )
+        return metrics
+    logger.info(
+        f"the weights are written in {narrow}, as the checkpoint's were: S is "
+        f"{figures['specialization']:.2f} % with rounding and was "
+        f"{metrics['specialization']:.2f} % without (--dtype float32 keeps every digit)"
+    )
+    before = {name: metrics[name] for name in ("specialization", "degeneralization")}
+    return metrics | figures | {"before_rounding": before, "configuration": configuration}
 
 
-def publish_result(
-    trainer: MFTTrainer, metrics: dict[str, Any], card: str, dtype: torch.dtype | None = None
+def _dtype_to_round_to(
+    weights: PreTrainedModel | PeftModel, model: ModelConfig
+) -> torch.dtype | None:
+    """That of the starting checkpoint, where the weights are to get it and it can hold them."""
+    if model.dtype or isinstance(weights, PeftModel):
+        return None
+    dtype = stored_dtype(adapter_base(model.model) or model.model)
+    if dtype is None or dtype == weights.dtype:
+        return None
+    limit = torch.finfo(dtype).max
+    if any(bool(tensor.abs().max() > limit) for tensor in _floats(weights) if tensor.numel()):
+        held, narrow = (str(each).removeprefix("torch.") for each in (weights.dtype, dtype))
+        logger.warning(
+            f"the weights are written in {held}: some are too large for {narrow}, the checkpoint's"
+        )
+        return None
+    return dtype
+
+
+def _floats(weights: nn.Module) -> list[Tensor]:
+    """Every tensor of floats that is saved, once."""
+    found = {id(each): each for each in weights.state_dict(keep_vars=True).values()}
+    return [tensor.detach() for tensor in found.values() if tensor.is_floating_point()]
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
+
+def publish(
+    trainer: MFTTrainer, metrics: dict[str, Any], card: str, *, keep_checkpoints: bool = True
 ) -> None:
     """Write model, tokenizer, card and metrics.json, all of them or none.
 
-    `dtype` is what the weights are written in, where they are held in another.
+    Weights are written in the `written_in` of the configuration, where they are held in another
+    dtype. A negative DG is warned of: then S and DG are not what they seem.
     """
+    if sentence := about_unprepared({metrics["method"]: metrics}):
+        logger.warning("%s", sentence)
     if not trainer.is_world_process_zero():
         return
-    with published(Path(str(trainer.args.output_dir))) as staged:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        tokenizer: Any = trainer.processing_class
-        save_model(model, staged, tokenizer, dtype=dtype)
+    folder = Path(str(trainer.args.output_dir))
+    dtype = metrics["configuration"].get("written_in")
+    with published(folder) as staged:
+        save_model(
+            trainer.accelerator.unwrap_model(trainer.model),
+            staged,
+            trainer.processing_class,
+            dtype=None if dtype is None else getattr(torch, dtype),
+        )
         write_atomically(staged / "README.md", card)
         write_atomically(staged / "metrics.json", metrics)
-
-
-def warn_of_unprepared_reference(metrics: dict[str, Any]) -> None:
-    """Say so where DG is negative: then S and DG are not what they seem."""
-    sentence = about_unprepared({metrics["method"]: metrics})
-    if sentence:
-        logger.warning("%s", sentence)
+    if not keep_checkpoints:
+        remove_checkpoints(folder)

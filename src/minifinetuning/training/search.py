@@ -21,12 +21,7 @@ from minifinetuning.models.precision import autocast
 from minifinetuning.report import model_card
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import run_folder
-from minifinetuning.training.rounding import rounded
-from minifinetuning.training.run import (
-    publish_result,
-    trained,
-    warn_of_unprepared_reference,
-)
+from minifinetuning.training.run import publish, rounded, trained
 from minifinetuning.training.texts import Texts
 
 __all__ = ["Pilot", "adapt_with_chosen_tau", "best_tau", "growth_exponent", "tau_within"]
@@ -65,70 +60,59 @@ def adapt_with_chosen_tau(
     content of metrics.json, which says what was tried as `tau_search`. Raises InputError where no
     tau keeps within the budget.
     """
-    with run_folder(training, model, adapter):
-        return _adapted(model, adapter, texts, training)
-
-
-def _adapted(
-    model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
-) -> dict[str, Any]:
     budget = training.max_degeneralization
     assert budget is not None, "MFTConfig asks for one with --tau auto"
-    first = {name: _half(text, 0) for name, text in texts.validation.items()}
-    second = {name: _half(text, 1) for name, text in texts.validation.items()}
-    selecting = replace(texts, validation=first)
-    full_steps = _full_steps(training, texts)
-    steps = max(2, round(PILOT_SHARE * full_steps))
-    pilot = _PilotRuns(model, adapter, selecting, training)
-    half, first_pilot = pilot(FIRST_TAU, steps // 2), pilot(FIRST_TAU, steps)
-    growth = growth_exponent(half, first_pilot)
-    pilot_budget = budget * (steps / full_steps) ** growth
-    pilots = tau_within(
-        pilot_budget, lambda tau: first_pilot if tau == FIRST_TAU else pilot(tau, steps)
-    )
-    tau = best_tau(pilots, pilot_budget)
-    logger.info("tau %g is taken for the full run", tau)
-    options = training.chosen() | {"tau": tau, **_shared_cache(training, adapter)}
-    full = type(training)(**options, output_dir=training.output_dir)
-    before = _starting_scores(model, second, full)
-    trainer, metrics = trained(model, adapter, selecting, full, reference=pilot.reference)
-    metrics, dtype = rounded(trainer, metrics, model)
-    metrics["tau_search"] = {
-        "budget": budget,
-        "tau": tau,
-        "pilot_steps": steps,
-        "growth": growth,
-        "pilot_budget": pilot_budget,
-        "pilots": [vars(found) for found in pilots],
-        "held_out": comparison(before, trainer.scores(second)),
-    }
-    publish_result(trainer, metrics, model_card(metrics), dtype)
-    warn_of_unprepared_reference(metrics)
+    with run_folder(training, model, adapter):
+        first = {name: _half(text, 0) for name, text in texts.validation.items()}
+        second = {name: _half(text, 1) for name, text in texts.validation.items()}
+        selecting = replace(texts, validation=first)
+        full_steps = _full_steps(training, texts)
+        steps = max(2, round(PILOT_SHARE * full_steps))
+        runs = _PilotRuns(model, adapter, selecting, training)
+        half, whole = runs.pilot(FIRST_TAU, steps // 2), runs.pilot(FIRST_TAU, steps)
+        growth = growth_exponent(half, whole)
+        pilot_budget = budget * (steps / full_steps) ** growth
+        pilots = tau_within(pilot_budget, whole, lambda tau: runs.pilot(tau, steps))
+        tau = best_tau(pilots, pilot_budget)
+        logger.info("tau %g is taken for the full run", tau)
+        full = _changed(training, adapter, Path(str(training.output_dir)), tau=tau)
+        before = _starting_scores(model, second, full)
+        trainer, metrics = trained(model, adapter, selecting, full, reference=runs.reference)
+        metrics = rounded(trainer, metrics, model)
+        metrics["tau_search"] = {
+            "budget": budget,
+            "tau": tau,
+            "pilot_steps": steps,
+            "growth": growth,
+            "pilot_budget": pilot_budget,
+            "pilots": [vars(pilot) for pilot in pilots],
+            "held_out": comparison(before, trainer.scores(second)),
+        }
+        publish(trainer, metrics, model_card(metrics))
     return metrics
 
 
+@dataclass
 class _PilotRuns:
     """Short runs of one training with other taus; the starting model is measured once."""
 
-    def __init__(
-        self, model: ModelConfig, adapter: AdapterConfig, texts: Texts, training: MFTConfig
-    ) -> None:
-        self.model, self.adapter, self.texts, self.training = model, adapter, texts, training
-        self.reference: dict[str, TextScores] | None = None
+    model: ModelConfig
+    adapter: AdapterConfig
+    texts: Texts
+    training: MFTConfig
+    reference: dict[str, TextScores] | None = None
 
-    def __call__(self, tau: float, steps: int) -> Pilot:
+    def pilot(self, tau: float, steps: int) -> Pilot:
+        """One of them, of which nothing is kept but S and DG at its end."""
         with TemporaryDirectory() as folder:
             short = _pilot_training(self.training, self.adapter, tau, steps, Path(folder))
             trainer, metrics = trained(
                 self.model, self.adapter, self.texts, short, reference=self.reference
             )
         self.reference = trainer.reference
-        found = Pilot(tau, metrics["specialization"], metrics["degeneralization"])
-        logger.info(
-            "tau %g: S %.2f %%, DG %.2f %% after %d steps",
-            *(tau, found.specialization, found.degeneralization, steps),
-        )
-        return found
+        gained, lost = metrics["specialization"], metrics["degeneralization"]
+        logger.info("tau %g: S %.2f %%, DG %.2f %% after %d steps", tau, gained, lost, steps)
+        return Pilot(tau, gained, lost)
 
 
 def growth_exponent(half: Pilot, whole: Pilot) -> float:
@@ -141,20 +125,17 @@ def growth_exponent(half: Pilot, whole: Pilot) -> float:
     return min(2.0, max(0.0, math.log2(whole.degeneralization / half.degeneralization)))
 
 
-def tau_within(budget: float, pilot: Callable[[float], Pilot]) -> list[Pilot]:
+def tau_within(budget: float, first: Pilot, pilot: Callable[[float], Pilot]) -> list[Pilot]:
     """The pilots that bracket the largest tau with DG <= `budget` (%), in order of tau.
 
-    From the paper's 0.25 tau is doubled (up to 1, finetuning) or halved until one pilot is within
-    and the next beyond; what is left of the pilots halves the bracket, as a ratio.
+    From that of the `first`, the paper's 0.25, tau is doubled (up to 1, finetuning) or halved until
+    one pilot is within and the next beyond; what is left of the pilots halves the bracket, as a
+    ratio.
     """
-    found = {FIRST_TAU: pilot(FIRST_TAU)}
-
-    def within(tau: float) -> bool:
-        return found[tau].degeneralization <= budget
-
+    found = {first.tau: first}
     while len(found) < PILOTS - 1:
-        inside = [tau for tau in found if within(tau)]
-        outside = [tau for tau in found if not within(tau)]
+        inside = [tau for tau, one in found.items() if one.degeneralization <= budget]
+        outside = [tau for tau in found if tau not in inside]
         if not outside:
             following = min(1.0, 2 * max(inside))
         elif not inside:
@@ -187,9 +168,8 @@ def _starting_scores(
     starting: Any = load_model(
         model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
     )
-    starting.to(training.device)
     return scores_by_text(
-        starting,
+        starting.to(training.device),
         texts,
         batch_size=training.per_device_eval_batch_size,
         autocast=partial(autocast, training.device, bool(training.bf16)),
@@ -217,22 +197,35 @@ def _pilot_training(
     training: MFTConfig, adapter: AdapterConfig, tau: float, steps: int, folder: Path
 ) -> MFTConfig:
     """The full run's settings in fewer steps: measured at its end, and nothing of it is kept."""
-    changes: dict[str, Any] = {
-        "tau": tau,
-        "max_steps": steps,
-        "eval_strategy": "steps",
-        "eval_steps": steps,
-        "eval_delay": 0,
-        "warmup_steps": _warm_up(training, steps),
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "max_degeneralization": None,
-        "target_specialization": None,
-        "resume_from_checkpoint": None,
-        "report_to": "none",
-        **_shared_cache(training, adapter),
-    }
-    return type(training)(**(training.chosen() | changes), output_dir=str(folder))
+    return _changed(
+        training,
+        adapter,
+        folder,
+        tau=tau,
+        max_steps=steps,
+        eval_strategy="steps",
+        eval_steps=steps,
+        eval_delay=0,
+        warmup_steps=_warm_up(training, steps),
+        save_strategy="no",
+        load_best_model_at_end=False,
+        max_degeneralization=None,
+        target_specialization=None,
+        resume_from_checkpoint=None,
+        report_to="none",
+    )
+
+
+def _changed(
+    training: MFTConfig, adapter: AdapterConfig, folder: Path, **changes: Any
+) -> MFTConfig:
+    """The same settings with other values for some, in another folder; all share one cache."""
+    options = training.chosen() | changes
+    if training.teacher_cache == "auto":
+        # Many runs ask the same of the same teacher, even where each does so once.
+        frozen = adapter.adapter is not None or training.freeze_head
+        options["teacher_cache"] = "auto_expected" if frozen else "auto_hidden"
+    return type(training)(**options, output_dir=str(folder))
 
 
 def _warm_up(training: MFTConfig, steps: int) -> float:
@@ -242,11 +235,3 @@ def _warm_up(training: MFTConfig, steps: int) -> float:
     if training.max_steps > 0:
         return min(training.warmup_steps / training.max_steps, 0.99)
     return min(training.warmup_steps, steps - 1)
-
-
-def _shared_cache(training: MFTConfig, adapter: AdapterConfig) -> dict[str, str]:
-    """Many runs ask the same of the same teacher, even where each does so once."""
-    if training.teacher_cache != "auto":
-        return {}
-    frozen = adapter.adapter is not None or training.freeze_head
-    return {"teacher_cache": "auto_expected" if frozen else "auto_hidden"}

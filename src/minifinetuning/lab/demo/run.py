@@ -5,7 +5,6 @@ weights that a package can carry are repaired by *any* training on prose, so str
 general perplexity falls and the comparison is void (see `prepare_reference`).
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -111,10 +110,9 @@ def _demonstrated(
             texts,
             _training(objective, size, output / objective),
             reference=scores,
+            keep_checkpoints=False,
         )
         results[objective], scores = adaptation.metrics, adaptation.reference
-        for checkpoint in (output / objective).glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
 
     samples = _continuations(
         {"reference": reference} | {o: str(output / o) for o in OBJECTIVES}, texts

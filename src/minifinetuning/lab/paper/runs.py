@@ -89,9 +89,8 @@ class ReferenceTask:
                 bf16=reproduction.machine.bf16,
                 seed=reproduction.seed,
             ),
+            keep_checkpoints=False,
         )
-        for checkpoint in staged.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
         staged.rename(folder)
 
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from minifinetuning.data.config import DataConfig, GeneralConfig
-from minifinetuning.lab.two_models import compare_models
+from minifinetuning.lab.evaluate import evaluate_models
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.stored_weights import stored_dtype
-from minifinetuning.training import rounding
+from minifinetuning.training import run as one_run
 from minifinetuning.training.config import ReferenceConfig
 from minifinetuning.training.reference import prepare_reference
 from minifinetuning.training.run import adapt
@@ -21,26 +21,19 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture
-def start(tmp_path, tiny_model, tokenizer):
+def start(saved_model):
+    """`start(dtype)`: the model that runs start from."""
+
     def make(dtype=torch.bfloat16):
-        folder = tmp_path / "model"
-        tiny_model("llama").to(dtype).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return str(folder)
+        return str(saved_model(dtype))
 
     return make
 
 
 @pytest.fixture
-def data(tmp_path, sentences):
-    for name, seed in (("data", 1), ("general", 2)):
-        rows = [json.dumps({"text": text}) for text in sentences(40, seed)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    return DataConfig(
-        data=[str(tmp_path / "data.jsonl")],
-        general=[str(tmp_path / "general.jsonl")],
-        sequence_length=64,
-    )
+def data(text_files):
+    specialized, general = text_files(40)
+    return DataConfig(data=[specialized], general=[general], sequence_length=64)
 
 
 @pytest.fixture
@@ -77,7 +70,7 @@ def test_the_figures_are_of_the_weights_that_are_written(
     assert before["specialization"] != metrics["specialization"]
     assert before["specialization"] == pytest.approx(metrics["specialization"], abs=0.5)
     assert f"{before['specialization']:.2f} % without" in caplog.text
-    found = compare_models(ModelConfig(str(tmp_path / "out")), model, data, batch_size=8)
+    found = evaluate_models(ModelConfig(str(tmp_path / "out")), model, data, batch_size=8)
     for name in ("specialization", "degeneralization"):
         assert found[name] == pytest.approx(metrics[name], rel=1e-6)
 
@@ -98,7 +91,7 @@ def test_a_reference_is_measured_as_it_is_written(start, data, tmp_path, monkeyp
     metrics = prepare_reference(model, AdapterConfig(adapter), text, training)
     assert metrics["step"] == 3
     assert written(tmp_path) == torch.bfloat16
-    found = compare_models(ModelConfig(str(tmp_path / "out")), model, data)
+    found = evaluate_models(ModelConfig(str(tmp_path / "out")), model, data)
     assert metrics["tuned"]["general_perplexity"] == pytest.approx(
         found["tuned"]["general_perplexity"], rel=1e-6
     )
@@ -114,7 +107,7 @@ def test_a_dtype_that_was_asked_for_is_written(start, run, tmp_path, dtype):
 
 
 def test_nothing_is_rounded_where_the_checkpoint_is_as_wide(start, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounding, "_copy", None)
+    monkeypatch.setattr(one_run, "_copy", None)
     metrics = run(ModelConfig(start(torch.float32)), max_steps=1)
     assert written(tmp_path) == torch.float32
     assert "before_rounding" not in metrics
@@ -128,11 +121,15 @@ def test_an_adapter_keeps_its_digits(start, run, tmp_path):
 
 
 def test_rounding_may_not_break_the_budget(start, run, tmp_path, monkeypatch, caplog):
-    def more(reference, scores):
-        return real(reference, scores) | {"degeneralization": 51.0}
+    found = []
 
-    real = rounding.comparison
-    monkeypatch.setattr(rounding, "comparison", more)
+    def more(reference, scores):
+        found.append(real(reference, scores))
+        # The second time they are of the rounded weights.
+        return found[-1] | ({"degeneralization": 51.0} if len(found) == 2 else {})
+
+    real = one_run.comparison
+    monkeypatch.setattr(one_run, "comparison", more)
     metrics = run(
         ModelConfig(start()),
         max_degeneralization=50.0,

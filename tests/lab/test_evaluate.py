@@ -11,19 +11,14 @@ from minifinetuning.models.loading import load_tokenizer
 
 
 @pytest.fixture
-def model_folder(tmp_path, tiny_model, tokenizer):
-    folder = tmp_path / "model"
-    tiny_model("llama").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def model_folder(saved_model):
+    return saved_model()
 
 
 @pytest.fixture
-def texts(tmp_path, sentences):
-    for name, seed in (("data", 1), ("general", 2)):
-        lines = [json.dumps({"text": text}) for text in sentences(16, seed)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    return ["--data", tmp_path / "data.jsonl", "--general", tmp_path / "general.jsonl"]
+def texts(text_files):
+    specialized, general = text_files(16)
+    return ["--data", specialized, "--general", general]
 
 
 def run(*words):

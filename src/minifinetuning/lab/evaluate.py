@@ -1,4 +1,4 @@
-"""Two models already there, on the same texts: `mft evaluate`."""
+"""Measure a tuned model against its reference: `mft evaluate`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,10 +24,10 @@ from minifinetuning.training.folder import require_writable
 from minifinetuning.training.outputs import naming_what_fails
 from minifinetuning.training.texts import TextNeeds, read_texts
 
-__all__ = ["compare_models"]
+__all__ = ["evaluate_models"]
 
 
-def compare_models(
+def evaluate_models(
     tuned: ModelConfig,
     reference: ModelConfig,
     data: DataConfig,
@@ -41,8 +41,8 @@ def compare_models(
     The validation sides of the texts are those of a training run with the same texts, budgets and
     seed. Both models are loaded as such a run has them: a tuned adapter beside its base model, one
     that is the reference merged into it. The figures are returned and, where `output` is given,
-    written there as JSON. Raises InputError for models or texts that
-    cannot be used, and for two tokenizers, since perplexities over other tokens say nothing.
+    written there as JSON. Raises InputError for models or texts that cannot be used, and for two
+    tokenizers, since perplexities over other tokens say nothing.
     """
     if output is not None:
         require_writable(output, tuned, {"reference": reference.model}, data)
@@ -65,11 +65,12 @@ def compare_models(
             description=f"evaluating {name}",
         )
 
-    # What is held against itself has gained nothing, not even by merging.
-    alone = _place(tuned) == _place(reference)
-    teacher = FrozenModel(loaded(reference, load_as_trained if alone else load_as_started))
-    before = scores(teacher.model, "reference")
-    after = scores(teacher.model if alone else loaded(tuned, load_as_trained), "tuned", teacher)
+    # A model against itself has gained nothing, not even by merging.
+    is_itself = _place(tuned) == _place(reference)
+    start = loaded(reference, load_as_trained if is_itself else load_as_started)
+    teacher = FrozenModel(start)
+    before = scores(start, "reference")
+    after = scores(start if is_itself else loaded(tuned, load_as_trained), "tuned", teacher)
     metrics = {
         "method": "tuned",
         **comparison(before, after),
