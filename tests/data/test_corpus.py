@@ -37,7 +37,7 @@ def test_the_corpus_is_the_documents_split_and_packed(folder, tokenizer):
     corpus = read_corpus(
         [folder], tokenizer, sequence_length=16, train_tokens=2000, validation_tokens=300, seed=7
     )
-    tokenized = tokenize_documents(read_documents([folder]).items, tokenizer)
+    tokenized = [*tokenize_documents(read_documents([folder]).items, tokenizer)]
     split = split_documents(tokenized, 2000, 300, 7)
     assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
     assert (
@@ -53,7 +53,7 @@ def test_only_as_many_documents_are_tokenized_as_the_budgets_need(tmp_path, toke
     corpus = read_corpus([source], tokenizer, train_tokens=1000, **options)
     assert corpus.summary.tokenized_documents < 2000 == corpus.summary.documents
     split = split_documents(
-        tokenize_documents(read_documents([source]).items, tokenizer), 1000, 200, 3
+        [*tokenize_documents(read_documents([source]).items, tokenizer)], 1000, 200, 3
     )
     assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
     assert (

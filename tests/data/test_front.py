@@ -5,8 +5,8 @@ import weakref
 import pytest
 
 from minifinetuning.data import Document
-from minifinetuning.data.front import split_front
 from minifinetuning.data.splits import Extent
+from minifinetuning.data.streaming import first_in_order
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def in_order(documents, seed):
 @pytest.mark.parametrize("characters", [1, 100, 2500, 10_000])
 def test_the_front_is_the_shortest_that_holds_the_characters(documents, characters):
     for seed in range(5):
-        front = split_front(documents, seed, Extent(characters))
+        front = first_in_order(documents, seed, Extent(characters))
         count = len(front.documents)
         assert front.documents == in_order(documents, seed)[:count]
         held = sum(len(document.text) for document in front.documents)
@@ -38,7 +38,7 @@ def test_the_front_is_the_shortest_that_holds_the_characters(documents, characte
 
 def test_the_front_is_of_many_documents_unless_they_are_long(documents):
     for most, held in ((10**9, 40), (500, None)):
-        front = split_front(documents, 3, Extent(100, 40, most))
+        front = first_in_order(documents, 3, Extent(100, 40, most))
         order = in_order(documents, 3)
         assert front.documents == order[: len(front.documents)]
         if held is None:
@@ -51,15 +51,15 @@ def test_the_front_is_of_many_documents_unless_they_are_long(documents):
 def test_all_documents_are_a_front(documents):
     characters = sum(len(document.text) for document in documents)
     for enough in (characters, 10 * characters):
-        front = split_front(documents, 7, Extent(enough))
+        front = first_in_order(documents, 7, Extent(enough))
         assert front.documents == in_order(documents, 7)
         assert front.is_all
 
 
 def test_repeated_documents_keep_their_order():
     documents = [Document("same", str(number)) for number in range(9)]
-    assert split_front(documents, 0, Extent(100)).documents == documents
-    assert split_front(documents, 0, Extent(12)).documents == documents[:3]
+    assert first_in_order(documents, 0, Extent(100)).documents == documents
+    assert first_in_order(documents, 0, Extent(12)).documents == documents[:3]
 
 
 def test_no_more_than_the_front_is_held():
@@ -74,14 +74,14 @@ def test_no_more_than_the_front_is_held():
             most = max(most, len(alive))
             yield document
 
-    front = split_front(made(), 0, Extent(1000))
+    front = first_in_order(made(), 0, Extent(1000))
     assert len(front.documents) == 10
     # Beside the front: the one just made, and the one before it, which the loop still names.
     assert most <= 12
 
 
 def test_the_end_of_each_document_counts(documents):
-    held = split_front(documents, 1, Extent(1000), end=50).documents
+    held = first_in_order(documents, 1, Extent(1000), end=50).documents
     sizes = [len(document.text) + 50 for document in held]
     assert held == in_order(documents, 1)[: len(held)]
     assert sum(sizes[:-1]) < 1000 <= sum(sizes)

@@ -16,9 +16,9 @@ def pages(count):
 
 
 def counted(documents):
-    lines = RepeatedLines()
-    for document in documents:
-        lines.add(document)
+    lines = RepeatedLines(documents)
+    for _ in range(2):
+        assert list(lines) == documents
     return lines
 
 

@@ -1,7 +1,7 @@
 import random
 import tracemalloc
 
-from minifinetuning.data.seen import SeenTexts
+from minifinetuning.data.documents import SeenTexts
 
 
 def test_it_answers_as_a_set_does():

@@ -3,8 +3,8 @@ import hashlib
 import numpy
 import pytest
 
-from minifinetuning.data import TokenizedDocument, split_documents, validation_only
-from minifinetuning.data.splits import Extent, enough, order_key
+from minifinetuning.data import TokenizedDocument, split_documents
+from minifinetuning.data.splits import Extent, deciding_size, order_key
 from minifinetuning.errors import InputError
 
 EVERYTHING = 10**9
@@ -146,7 +146,7 @@ def test_validation_is_at_the_front_of_the_order(corpus):
 
 def test_validation_does_not_depend_on_training(corpus, lognormal):
     for documents in (corpus, lognormal):
-        expected = validation_only(documents, 1000, seed=5)
+        expected = split_documents(documents, 0, 1000, seed=5).validation
         for budget in (1, 777, EVERYTHING):
             never = frozenset(names(documents[::3]))
             split = split_documents(documents, budget, 1000, seed=5, never_trained=never)
@@ -156,9 +156,11 @@ def test_validation_does_not_depend_on_training(corpus, lognormal):
 
 
 def test_the_order_of_reading_does_not_matter_and_the_seed_does(corpus):
-    expected = names(validation_only(corpus, 1000, seed=1))
-    assert names(validation_only(corpus[::-1], 1000, seed=1)) == expected
-    assert names(validation_only(corpus, 1000, seed=2)) != expected
+    def validation(documents, seed):
+        return names(split_documents(documents, validation_tokens=1000, seed=seed).validation)
+
+    assert validation(corpus[::-1], 1) == validation(corpus, 1)
+    assert validation(corpus, 2) != validation(corpus, 1)
 
 
 def test_the_training_budget_is_met_exactly_and_only_the_last_document_cut(corpus):
@@ -253,7 +255,7 @@ def test_a_front_that_is_enough_gives_the_split_of_all():
     for seed in range(60):
         documents = in_order(sized(generator.integers(1, 300, 200)), seed)
         train, validation = (int(budget) for budget in generator.integers(1, 1500, 2))
-        extent = enough(validation, train)
+        extent = deciding_size(validation, train)
         count = 1
         while count < len(documents) and not extent.is_reached(tokens(documents[:count]), count):
             count += 1
@@ -280,10 +282,14 @@ def test_the_order_is_stable_over_versions():
     assert order_key("a", 42) == hashlib.sha256(b"42:a").hexdigest()
 
 
-def test_nothing_to_split_and_budgets_of_zero_are_refused(corpus):
+def test_a_training_budget_of_zero_gives_the_validation_side_alone(corpus):
+    assert not split_documents(corpus, train_tokens=0).train
+
+
+def test_nothing_to_split_and_budgets_that_are_none_are_refused(corpus):
     with pytest.raises(InputError, match="no documents"):
         split_documents([])
-    with pytest.raises(InputError, match="--train_tokens is 0"):
-        split_documents(corpus, train_tokens=0)
+    with pytest.raises(InputError, match="--train_tokens is -1"):
+        split_documents(corpus, train_tokens=-1)
     with pytest.raises(InputError, match="--validation_tokens is 0"):
-        validation_only(corpus, validation_tokens=0)
+        split_documents(corpus, validation_tokens=0)

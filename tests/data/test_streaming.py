@@ -13,13 +13,12 @@ import pytest
 
 from minifinetuning.data import (
     DocumentStream,
-    decided,
     pack_documents,
     read_corpus,
     read_documents,
     split_documents,
+    streaming,
     tokenize_documents,
-    validation_only,
 )
 from minifinetuning.data.near_copies import signatures
 from minifinetuning.data.packing import Marks
@@ -158,16 +157,14 @@ def corpus(tmp_path):
     return written("jsonl", tmp_path, texts + texts[::7])
 
 
-def expected(corpus, tokenizer, seed, with_train):
+def expected(corpus, tokenizer, seed):
     """All documents tokenized and split: what the front must come to."""
     items = read_documents([corpus]).items
-    tokenized = tokenize_documents(items, tokenizer)
+    tokenized = [*tokenize_documents(items, tokenizer)]
     rows = signatures(document.text for document in items)
     # Of so few words long documents are near-copies by chance.
     near = {document.identity: row for document, row in zip(tokenized, rows, strict=True)}
-    if with_train:
-        return split_documents(tokenized, 3000, 200, seed, signatures=near)
-    return validation_only(tokenized, 200, seed, signatures=near)
+    return split_documents(tokenized, 3000, 200, seed, signatures=near)
 
 
 @pytest.mark.parametrize("characters_per_token", [8, 1])
@@ -181,14 +178,14 @@ def test_the_front_alone_gives_the_split_of_all(
         return fronts[-1]
 
     marks = Marks(end=0, openings=frozenset({1, 2}))
-    reading_front = decided.split_front
-    monkeypatch.setattr(decided, "split_front", noted)
-    monkeypatch.setattr(decided, "_CHARACTERS_PER_TOKEN", characters_per_token)
+    reading_front = streaming.first_in_order
+    monkeypatch.setattr(streaming, "first_in_order", noted)
+    monkeypatch.setattr(streaming, "_CHARACTERS_PER_TOKEN", characters_per_token)
     options = {"sequence_length": 16, "validation_tokens": 200}
     for seed in range(3):
         read = read_corpus([corpus], tokenizer, train_tokens=3000, seed=seed, **options)
         alone = read_corpus([corpus], tokenizer, seed=seed, with_train=False, **options)
-        split = expected(corpus, tokenizer, seed, with_train=True)
+        split = expected(corpus, tokenizer, seed)
         train = pack_documents(split.train, 16, 0, marks=marks)
         validation = pack_documents(split.validation, 16, 0, marks=marks)
         assert read.train.identity == train.identity

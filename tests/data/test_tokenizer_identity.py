@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from minifinetuning.data.tokenizer_identity import tokenizer_difference, tokenizer_identity
+from minifinetuning.data.tokenizers import tokenizer_difference, tokenizer_identity
 
 
 def fast(backend, **special):

@@ -16,7 +16,7 @@ def documents(*texts):
 
 def test_ids_decode_to_the_text_and_close_with_eos(tokenizer):
     texts = ["the cat", "a much longer text than the window of the model", "ünï"]
-    tokenized = tokenize_documents(documents(*texts), tokenizer)
+    tokenized = [*tokenize_documents(documents(*texts), tokenizer)]
     for text, document in zip(texts, tokenized, strict=True):
         assert document.token_ids[-1] == 0
         assert tokenizer.decode(document.token_ids[:-1]) == text
@@ -31,7 +31,7 @@ def test_what_the_tokenizer_adds_is_kept_and_eos_not_doubled(backend):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>"
     )
-    token_ids = tokenize_documents(documents("hat"), tokenizer)[0].token_ids
+    token_ids = next(tokenize_documents(documents("hat"), tokenizer)).token_ids
     assert token_ids[0] == 1
     assert token_ids.tolist().count(0) == 1
     assert token_ids[-1] == 0
@@ -39,13 +39,13 @@ def test_what_the_tokenizer_adds_is_kept_and_eos_not_doubled(backend):
 
 def test_text_that_spells_a_special_token_stays_text(tokenizer):
     text = "say <|end|> or <|pad|>"
-    token_ids = tokenize_documents(documents(text), tokenizer)[0].token_ids[:-1]
+    token_ids = next(tokenize_documents(documents(text), tokenizer)).token_ids[:-1]
     assert not {0, 1, 2} & set(token_ids.tolist())
     assert tokenizer.decode(token_ids) == text
 
 
 def test_long_documents_raise_no_warning(tokenizer, caplog, capfd):
-    tokenize_documents(documents("cat " * 50), tokenizer)
+    list(tokenize_documents(documents("cat " * 50), tokenizer))
     captured = capfd.readouterr()
     assert "maximum sequence length" not in caplog.text + captured.err + captured.out
 
@@ -60,11 +60,11 @@ class CountingBar(tqdm.tqdm):
 
 def test_batches_keep_order_and_progress_is_shown_when_asked(tokenizer, capfd, monkeypatch):
     texts = [f"text {number}" for number in range(600)]
-    tokenized = tokenize_documents(documents(*texts), tokenizer)
+    tokenized = [*tokenize_documents(documents(*texts), tokenizer)]
     assert [tokenizer.decode(one.token_ids[:-1]) for one in tokenized] == texts
     assert "tokenizing" not in capfd.readouterr().err
-    monkeypatch.setattr("tqdm.tqdm", CountingBar)
-    tokenize_documents(documents(*texts), tokenizer, progress=True)
+    monkeypatch.setattr("minifinetuning.data.tokens.tqdm", CountingBar)
+    list(tokenize_documents(documents(*texts), tokenizer, progress=True))
     assert "0/600" in capfd.readouterr().err
     # The bar removes itself, so its last count is not to be read off the screen.
     assert CountingBar.counted == 600
@@ -73,7 +73,7 @@ def test_batches_keep_order_and_progress_is_shown_when_asked(tokenizer, capfd, m
 def test_a_tokenizer_without_eos_is_refused(backend):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     with pytest.raises(InputError, match=r"no EOS token: set .*tokenizer_config\.json"):
-        tokenize_documents(documents("a"), tokenizer)
+        list(tokenize_documents(documents("a"), tokenizer))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.sequences import require_embeddings
 from minifinetuning.errors import InputError
-from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
+from minifinetuning.models.vocabulary import embedding_rows
 from minifinetuning.training.trainer import MFTTrainer
 
 IDS = [3, 9, 5]

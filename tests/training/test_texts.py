@@ -8,8 +8,8 @@ import numpy
 import pytest
 
 from minifinetuning.data.config import DataConfig, TextConfig
-from minifinetuning.data.given import predicts_text
 from minifinetuning.data.packing import Marks, PackedSequences
+from minifinetuning.data.sequences import predicts_text
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.training.caching import cache_teacher

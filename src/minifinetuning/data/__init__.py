@@ -2,10 +2,9 @@
 
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import Document, Documents, DocumentStream, read_documents
-from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.reading import corpus_from_documents, corpus_from_sources, read_corpus
-from minifinetuning.data.splits import Split, split_documents, validation_only
+from minifinetuning.data.splits import NOTHING, HeldOut, Split, split_documents
 from minifinetuning.data.tokens import TokenizedDocument, token_count, tokenize_documents
 
 __all__ = [
@@ -28,5 +27,4 @@ __all__ = [
     "split_documents",
     "token_count",
     "tokenize_documents",
-    "validation_only",
 ]

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import PackedSequences
-from minifinetuning.data.places import counted, listed
 from minifinetuning.data.repeated_lines import DOCUMENTS as REPEATED
+from minifinetuning.data.sources import counted, listed
+from minifinetuning.data.splits import NOTHING, HeldOut
 from minifinetuning.files import printable
 
 LITTLE_VALIDATION = 2_000

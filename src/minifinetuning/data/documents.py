@@ -1,29 +1,30 @@
-"""Any source to documents, one at a time: files, folders, patterns and datasets."""
+"""Documents, one at a time, from any source: files, folders, patterns and datasets."""
 
+import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minifinetuning.data.places import SUPPORTED, Place, Sources, ending
 from minifinetuning.data.readers.files import place_texts
 from minifinetuning.data.readers.unreadable import UnreadableError
-from minifinetuning.data.seen import SeenTexts
+from minifinetuning.data.sources import SUPPORTED, FileOrDataset, Sources, ending, is_table
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Document:
-    """One text, the place that it comes from, and its row (1-based) where that is a table."""
+    """One text, the file (or dataset) that it is from, and its row (1-based) in a table."""
 
     text: str
-    place: str
+    file: str
     row: int | None = None
 
     @property
     def source(self) -> str:
         """The path, as `path:ROW` for a row of a table."""
-        return self.place if self.row is None else f"{self.place}:{self.row}"
+        return self.file if self.row is None else f"{self.file}:{self.row}"
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,22 @@ class DocumentStream:
         self.sources = list(sources)
         self.text_field = text_field
         self.skip_unreadable = skip_unreadable
-        self._found = Sources.named(self.sources)
-        self.places = self._found.places
+        self._found = Sources(self.sources)
+        self.files = self._found.files
         self.count = self.empty = self.repeated = 0
         self.skipped: list[str] = []
         self.left_out = Counter(self._found.unread)
         self.notes: list[str] = []
+        self._whole_tables: set[FileOrDataset] = set()
 
     def __iter__(self) -> Iterator[Document]:
         self.count = self.empty = self.repeated = 0
         unreadable = dict.fromkeys(self._found.closed, "a folder that may not be opened")
-        said: dict[str, list[str]] = {}
+        files_of_note: dict[str, list[str]] = {}
         seen = SeenTexts()
-        for place in self.places:
+        for file in self.files:
             try:
-                for document in self._of(place, said):
+                for document in self._documents_of(file, files_of_note):
                     text = document.text.strip()
                     if not text:
                         self.empty += 1
@@ -109,35 +111,40 @@ class DocumentStream:
                     else:
                         self.repeated += 1
             except UnreadableError as error:
-                unreadable[printable(place)] = str(error)
+                unreadable[printable(file)] = str(error)
         if unreadable and not self.skip_unreadable:
             raise InputError(_unreadable_message(unreadable))
         self.skipped = list(unreadable)
         self.left_out = Counter(self._found.unread)
         self.left_out.update(map(ending, unreadable))
-        self.notes = [f"{note}: {_some(files)}" for note, files in said.items()]
+        self.notes = [f"{note}: {_some(files)}" for note, files in files_of_note.items()]
         if not self.count:
             named = ", ".join(map(printable, self.sources)) or "an empty list of sources"
             reason = f"; {_unreadable_message(unreadable)}" if unreadable else ""
             raise InputError(f"no documents with text in {named}; supported: {SUPPORTED}{reason}")
 
-    def _of(self, place: Place, said: dict[str, list[str]]) -> Iterator[Document]:
-        """The documents of one place; raises UnreadableError before the first, or InputError."""
-        name = printable(place)
+    def _documents_of(
+        self, file: FileOrDataset, files_of_note: dict[str, list[str]]
+    ) -> Iterator[Document]:
+        """The documents of one file; raises UnreadableError before the first, or InputError."""
+        name = printable(file)
 
         def note(sentence: str) -> None:
-            if name not in said.setdefault(sentence, []):
-                said[sentence].append(name)
+            files = files_of_note.setdefault(sentence, [])
+            if name not in files:
+                files.append(name)
 
         try:
-            if self.skip_unreadable and not isinstance(place, str):
-                # Beforehand, so that an error at the end leaves out all of the file's rows.
-                for _ in place_texts(place, self.text_field, note):
+            is_known = isinstance(file, str) or file in self._whole_tables
+            if self.skip_unreadable and is_table(file) and not is_known:
+                # Once beforehand, so that an error at the end leaves out all of the file's rows.
+                for _ in place_texts(file, self.text_field, note):
                     pass
-            for row, text in place_texts(place, self.text_field, note):
+                self._whole_tables.add(file)
+            for row, text in place_texts(file, self.text_field, note):
                 yield Document(text, name, row)
         except InputError as error:
-            if isinstance(place, str):
+            if isinstance(file, str):
                 raise
             if self.skip_unreadable:
                 raise UnreadableError(str(error)) from None
@@ -156,3 +163,48 @@ def _unreadable_message(unreadable: dict[str, str]) -> str:
         f"cannot read as text: {named}{more}; "
         "convert to UTF-8 text, or pass --skip_unreadable to leave such files out"
     )
+
+
+class SeenTexts:
+    """A set of texts that holds 12 to 24 bytes of each: the front of its SHA-256.
+
+        seen.add(text) == (text not in seen)        # and now it is
+
+    Among 10 million texts the chance that any two are taken for one is 3 in a million.
+    """
+
+    def __init__(self) -> None:
+        # A table of open places: a digest lies at the first free one from its own on.
+        self._table = array("Q", bytes(8 << 10))
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, text: str) -> bool:
+        """Add the text; whether it was not yet there."""
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") or 1
+        place = _place(self._table, digest)
+        if self._table[place]:
+            return False
+        self._table[place] = digest
+        self._count += 1
+        if 3 * self._count > 2 * len(self._table):
+            self._grow()
+        return True
+
+    def _grow(self) -> None:
+        larger = array("Q", bytes(16 * len(self._table)))
+        for digest in self._table:
+            if digest:
+                larger[_place(larger, digest)] = digest
+        self._table = larger
+
+
+def _place(table: "array[int]", digest: int) -> int:
+    """Where the digest lies, or else the free place for it."""
+    last = len(table) - 1
+    place = digest & last
+    while (held := table[place]) and held != digest:
+        place = (place + 1) & last
+    return place

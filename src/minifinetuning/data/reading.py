@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from minifinetuning.data.cache import cache_entry
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
 from minifinetuning.data.corpus import Corpus, CorpusSummary
-from minifinetuning.data.corpus_cache import cache_entry
-from minifinetuning.data.decided import Watched, decided
 from minifinetuning.data.documents import Documents, DocumentStream
-from minifinetuning.data.held_out import NOTHING, HeldOut
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
-from minifinetuning.data.places import counted
 from minifinetuning.data.repeated_lines import RepeatedLines, WithoutRepeatedLines
-from minifinetuning.data.splits import Split, total_tokens
-from minifinetuning.data.tokens import (
-    TokenizedDocument,
-    closing_token_id,
-    opening_token_ids,
-    token_notes,
-)
+from minifinetuning.data.sources import counted
+from minifinetuning.data.splits import NOTHING, HeldOut, Split, total_tokens
+from minifinetuning.data.streaming import split_stream
+from minifinetuning.data.tokenizers import closing_token_id, opening_token_ids
+from minifinetuning.data.tokens import TokenizedDocument, token_notes
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
@@ -143,16 +138,14 @@ def corpus_from_documents(
     """
     end = closing_token_id(tokenizer)
     length = text.sequence_length or DEFAULT_SEQUENCE_LENGTH
-    lines = RepeatedLines()
-    watched = Watched(documents, held_out, lines)
+    lines = RepeatedLines(documents)
     dropping = None
     if text.drop_boilerplate:
-        for document in tqdm(documents, "lines", leave=False, disable=not progress):
-            lines.add(document)
+        for _ in tqdm(lines, "lines", leave=False, disable=not progress):
+            pass
         dropping = WithoutRepeatedLines(documents, lines.documents_of)
-        watched = Watched(dropping, held_out, None)
-    found = decided(
-        watched,
+    found = split_stream(
+        lines if dropping is None else dropping,
         tokenizer,
         train_tokens=text.train_budget if with_train else 0,
         validation_tokens=text.validation_budget,
@@ -195,9 +188,9 @@ def corpus_from_documents(
         near_copy_tokens=total_tokens(alike),
         are_near_copies_apart=split.are_apart,
         left_out_near_copies=len(split.left_out),
-        held_out_copies=len(watched.copies),
+        held_out_copies=len(found.copies),
         held_out_near_copies=found.held_out_near_copies,
-        held_out_met=len(watched.copies | held_out.met(found.signatures)),
+        held_out_met=len(found.copies | held_out.met(found.signatures)),
         repeated_lines=len(lines.documents_of),
         repeated_line_share=lines.share,
         repeated_line=lines.example,

@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from minifinetuning.data.documents import Document
-from minifinetuning.data.places import CODE_ENDINGS, kind
-from minifinetuning.data.scripts import WITHOUT_SPACES
-from minifinetuning.data.seen import SeenTexts
+from minifinetuning.data.documents import Document, SeenTexts
+from minifinetuning.data.near_copies import WITHOUT_SPACES
+from minifinetuning.data.sources import CODE_ENDINGS, supported_ending
 
 DOCUMENTS = 20
 """In how many documents a line must stand to count as repeated."""
@@ -26,30 +25,43 @@ _MOST_LINES = 100_000
 
 
 class RepeatedLines:
-    """The lines that stand in at least 20 documents, found in one pass in a fixed memory.
+    """The documents as they are, whose repeated lines are counted while they are gone through.
 
-        documents_of(line) = sum(line in lines(document) for document in documents)
+        documents_of[line] = sum(line in lines(document) for document in documents)
+
+    for the lines that stand in at least 20 documents, found in a fixed memory.
 
     Lines are compared without the white space around them. Those of source code are its grammar,
     and so may short ones be elsewhere: only prose counts, see `is_prose`. Each line is
     counted in two tables of bytes by its hash until it is repeated, and from there on by itself.
+    Counts are those of the last iteration.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.documents = documents
         self.documents_of: dict[str, int] = {}
         self.characters = 0
-        self._tables = (bytearray(_SLOTS), bytearray(_SLOTS))
 
-    def add(self, document: Document) -> None:
-        """Count the lines of one document."""
+    def __iter__(self) -> Iterator[Document]:
+        self.documents_of = {}
+        self.characters = 0
+        self._tables = (bytearray(_SLOTS), bytearray(_SLOTS))
+        for document in self.documents:
+            self._count(document)
+            yield document
+
+    def _count(self, document: Document) -> None:
         self.characters += len(document.text)
         if is_source_code(document):
             return
         for line in {line.strip() for line in document.text.splitlines()}:
             if line in self.documents_of:
                 self.documents_of[line] += 1
-            elif line and self._times(line) == DOCUMENTS and self._counts(line):
+            elif line and self._times(line) == DOCUMENTS and self._is_told_apart(line):
                 self.documents_of[line] = DOCUMENTS
+
+    def _is_told_apart(self, line: str) -> bool:
+        return is_prose(line) and len(self.documents_of) < _MOST_LINES
 
     @property
     def share(self) -> float:
@@ -61,9 +73,6 @@ class RepeatedLines:
     def example(self) -> str:
         """The repeated line that takes most of the text; empty where there is none."""
         return max(self.documents_of, key=lambda n: len(n) * self.documents_of[n], default="")
-
-    def _counts(self, line: str) -> bool:
-        return is_prose(line) and len(self.documents_of) < _MOST_LINES
 
     def _times(self, line: str) -> int:
         """How often the line has come, up to 20; too often only where others share its slots."""
@@ -91,7 +100,7 @@ def is_prose(line: str) -> bool:
 
 def is_source_code(document: Document) -> bool:
     """Whether it is a file of source code, by its ending."""
-    return document.row is None and kind(document.place) in CODE_ENDINGS
+    return document.row is None and supported_ending(document.file) in CODE_ENDINGS
 
 
 class WithoutRepeatedLines:

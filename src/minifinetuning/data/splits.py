@@ -41,6 +41,46 @@ class Split:
     are_apart: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Documents that a model is measured on, so that no other text of the run trains it on them.
+
+    By their identities, and their signatures (D, 128) in the same order.
+    """
+
+    identities: tuple[str, ...]
+    signatures: Signatures
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    def __or__(self, other: "HeldOut") -> "HeldOut":
+        """Both together."""
+        rows = numpy.concatenate([self.signatures, other.signatures])
+        return HeldOut(self.identities + other.identities, rows)
+
+    @property
+    def digest(self) -> str:
+        """A name of what is held out, for the key of a cache."""
+        content = hashlib.sha256(" ".join(self.identities).encode())
+        content.update(self.signatures.astype("<u4").tobytes())
+        return content.hexdigest()
+
+    def copied(self, documents: Signatures) -> list[bool]:
+        """For each of other documents whether it is a near-copy of one of these."""
+        return [place is not None for place in near_copies(documents, self.signatures)]
+
+    def met(self, documents: Signatures) -> set[str]:
+        """The identities of these that have a near-copy among other documents."""
+        found = near_copies(self.signatures, documents)
+        pairs = zip(self.identities, found, strict=True)
+        return {identity for identity, place in pairs if place is not None}
+
+
+NOTHING = HeldOut((), numpy.zeros((0, 128), numpy.uint32))
+"""Every document may be trained on."""
+
+
 def split_documents(
     documents: Sequence[TokenizedDocument],
     train_tokens: int = 4_000_000,
@@ -61,94 +101,27 @@ def split_documents(
 
     so that many documents are in it where there are many, in the proportions of the text: 32 of
     like size or more where W is 4,096 or more. Only the shortest front of the order that is enough
-    is looked at for this, see `enough`; so validation does not depend on `train_tokens`.
+    is looked at for this, see `deciding_size`; so validation does not depend on `train_tokens`.
 
     Training takes what is left of the documents until it holds `train_tokens` tokens, the last one
-    cut to meet them exactly; those of `never_trained` (identities) it passes over.
+    cut to meet them exactly; those of `never_trained` (identities) it passes over. A budget of 0
+    gives the validation side alone.
 
     With `signatures` (by identity, see `near_copies`), near-copies fall on one side together:
     groups of more than W / 4 tokens, or W if it must be, to training; and what training would take
     behind that front is left out where it is a near-copy of a validation document.
 
-    Raises InputError where there are no documents, or a budget is not above zero.
+    Raises InputError where there are no documents, `validation_tokens` is not above zero, or
+    `train_tokens` below.
     """
-    require_budget("train_tokens", train_tokens)
-    return sides(documents, train_tokens, validation_tokens, seed, signatures, never_trained)
-
-
-def validation_only(
-    documents: Sequence[TokenizedDocument],
-    validation_tokens: int = 500_000,
-    seed: int = 42,
-    *,
-    signatures: Mapping[str, Signatures] | None = None,
-) -> list[TokenizedDocument]:
-    """The validation side alone: what `split_documents` gives under any training budget."""
-    return sides(documents, 0, validation_tokens, seed, signatures).validation
-
-
-def order_key(identity: str, seed: int) -> str:
-    """The place of a document in the order of the split: SHA-256 of `seed:identity`."""
-    return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How far a front of the order has to reach: `size` in so many documents, or `most` in fewer.
-
-    Both sizes are in tokens or in characters.
-    """
-
-    size: int
-    documents: int = 1
-    most: int = 0
-
-    def is_reached(self, size: int, documents: int) -> bool:
-        """Whether a front of that many documents, of that size together, reaches as far."""
-        return size >= self.size and (documents >= self.documents or size >= self.most)
-
-    def scaled(self, factor: int) -> "Extent":
-        """The same in units that are so many times smaller."""
-        return replace(self, size=factor * self.size, most=factor * self.most)
-
-
-def enough(validation_tokens: int, train_tokens: int = 0) -> Extent:
-    """The front of the order, in tokens, that decides the split of all documents.
-
-    Validation is chosen from ten times its tokens, in 32 documents unless those hold more than
-    forty times its tokens. It holds less than twice its tokens, and training the rest.
-    """
-    size = max(10 * validation_tokens, train_tokens + 2 * validation_tokens)
-    return Extent(size, PIECES, max(size, 40 * validation_tokens))
-
-
-def require_budget(name: str, tokens: int) -> None:
-    """Raises InputError, naming the option, where a budget (tokens) is not above zero."""
-    if tokens < 1:
-        raise InputError(f"--{name} is {tokens}: it must be above 0")
-
-
-def total_tokens(documents: Sequence[TokenizedDocument]) -> int:
-    """The number of tokens in the documents, their EOS included."""
-    return sum(len(document.token_ids) for document in documents)
-
-
-def sides(
-    documents: Sequence[TokenizedDocument],
-    train_tokens: int,
-    validation_tokens: int,
-    seed: int,
-    signatures: Mapping[str, Signatures] | None = None,
-    never_trained: frozenset[str] = frozenset(),
-) -> Split:
-    """`split_documents`, where a training budget of 0 gives the validation side alone."""
-    require_budget("validation_tokens", validation_tokens)
+    _require_at_least("validation_tokens", validation_tokens, 1)
+    _require_at_least("train_tokens", train_tokens, 0)
     if not documents:
         raise InputError("there are no documents to split: give at least one")
     # One of each identity: a repeated document could otherwise fall on both sides.
     distinct = list({document.identity: document for document in documents}.values())
     distinct.sort(key=lambda document: order_key(document.identity, seed))
-    front = _front_to_choose_from(distinct, validation_tokens)
+    front = shortest_front(distinct, deciding_size(validation_tokens))
     wanted = max(1, min(validation_tokens, total_tokens(front) // 10))
     units, are_apart = _separable(_units(front, signatures), wanted)
     chosen = _chosen(units, wanted)
@@ -180,20 +153,62 @@ def sides(
     )
 
 
+def order_key(identity: str, seed: int) -> str:
+    """The place of a document in the order of the split: SHA-256 of `seed:identity`."""
+    return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much the first documents must hold: `size` in at least `documents`, or `most` in fewer.
+
+    Both sizes are in tokens or in characters.
+    """
+
+    size: int
+    documents: int = 1
+    most: int = 0
+
+    def is_reached(self, size: int, documents: int) -> bool:
+        """Whether so many documents, of that size together, are enough."""
+        return size >= self.size and (documents >= self.documents or size >= self.most)
+
+    def scaled(self, factor: int) -> "Extent":
+        """The same in units that are so many times smaller."""
+        return replace(self, size=factor * self.size, most=factor * self.most)
+
+
+def deciding_size(validation_tokens: int, train_tokens: int = 0) -> Extent:
+    """How many tokens, from the first document on, decide the split of all documents.
+
+    Validation is chosen from ten times its tokens, in 32 documents unless those hold more than
+    forty times its tokens. It holds less than twice its tokens, and training the rest.
+    """
+    size = max(10 * validation_tokens, train_tokens + 2 * validation_tokens)
+    return Extent(size, PIECES, max(size, 40 * validation_tokens))
+
+
+def shortest_front(
+    documents: Iterable[TokenizedDocument], wanted: Extent
+) -> list[TokenizedDocument]:
+    """The fewest of the documents, from the first on, that reach as far; all where they do not."""
+    front = []
+    tokens = 0
+    for document in documents:
+        front.append(document)
+        tokens += len(document.token_ids)
+        if wanted.is_reached(tokens, len(front)):
+            break
+    return front
+
+
+def total_tokens(documents: Sequence[TokenizedDocument]) -> int:
+    """The number of tokens in the documents, their EOS included."""
+    return sum(len(document.token_ids) for document in documents)
+
+
 Unit = list[TokenizedDocument]
 """Documents that belong on one side: one, or near-copies."""
-
-
-def _front_to_choose_from(
-    documents: Sequence[TokenizedDocument], validation_tokens: int
-) -> Sequence[TokenizedDocument]:
-    extent = enough(validation_tokens)
-    tokens = 0
-    for count, document in enumerate(documents, start=1):
-        tokens += len(document.token_ids)
-        if extent.is_reached(tokens, count):
-            return documents[:count]
-    return documents
 
 
 def _units(
@@ -272,3 +287,8 @@ def _beginning(documents: Sequence[TokenizedDocument], budget: int) -> list[Toke
         beginning.append(replace(document, token_ids=document.token_ids[:budget]))
         budget -= len(document.token_ids)
     return beginning
+
+
+def _require_at_least(name: str, tokens: int, least: int) -> None:
+    if tokens < least:
+        raise InputError(f"--{name} is {tokens}: it must be {least} or above")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy
 import numpy.typing
+from tqdm import tqdm
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.plain_ids import PlainText, control_ids
+from minifinetuning.data.tokenizers import PlainText, closing_token_id
 from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,36 +55,28 @@ def document_identity(text: str) -> str:
 
 def tokenize_documents(
     documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", progress: bool = False
-) -> list[TokenizedDocument]:
+) -> Iterator[TokenizedDocument]:
     """Each document's token ids as the tokenizer gives them, closed with one EOS.
 
-    Text that spells a special token, such as `<|im_end|>`, is encoded as ordinary text, see
-    `PlainText`. Raises InputError where the tokenizer has no EOS token, or where that cannot be.
+    Documents are tokenized in batches, as they are asked for. Text that spells a special token,
+    such as `<|im_end|>`, is encoded as ordinary text, see `PlainText`. Raises InputError where the
+    tokenizer has no EOS token, or where that cannot be.
     """
-    return [one for batch in tokenized_batches(documents, tokenizer, progress) for one in batch]
-
-
-def tokenized_batches(
-    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", progress: bool = False
-) -> Iterator[list[TokenizedDocument]]:
-    """The batches of `tokenize_documents`, tokenized as they are asked for."""
-    from tqdm import tqdm
-
     eos = closing_token_id(tokenizer)
     plain = PlainText(tokenizer)
     with tqdm(
         total=len(documents), desc="tokenizing", unit="doc", leave=False, disable=not progress
     ) as bar:
         for texts in _batches(documents):
-            yield [
-                TokenizedDocument(
+            for text, encoded in zip(texts, plain.encoded(texts), strict=True):
+                is_closed = encoded.token_ids[-1:] == [eos]
+                closed = encoded.token_ids if is_closed else [*encoded.token_ids, eos]
+                yield TokenizedDocument(
                     document_identity(text),
-                    _closed(ids.token_ids, eos),
-                    ids.unknown,
-                    ids.broken,
+                    numpy.array(closed, dtype=numpy.int32),
+                    encoded.unknown,
+                    encoded.broken,
                 )
-                for text, ids in zip(texts, plain.encoded(texts), strict=True)
-            ]
             bar.update(len(texts))
 
 
@@ -123,22 +116,6 @@ def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
         yield texts
 
 
-def closing_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The EOS id that closes each document; raises InputError where the tokenizer has none."""
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise InputError(
-            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no EOS token: "
-            'set "eos_token" in its tokenizer_config.json, or tokenizer.eos_token = ...'
-        )
-    return int(eos)
-
-
-def opening_token_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """The control tokens that may stand in front of a document, and never stand for text."""
-    return control_ids(tokenizer) - {tokenizer.eos_token_id, tokenizer.unk_token_id}
-
-
 def token_count(value: int | str) -> int:
     """The number of tokens that a budget names: 500000, "500_000", "100k", "0.5M" or "2B".
 
@@ -153,8 +130,3 @@ def token_count(value: int | str) -> int:
         f"{value!r} is not a number of tokens: give a whole number above 0, "
         "such as 500000, 100k, 0.5M or 2B"
     )
-
-
-def _closed(token_ids: list[int], eos: int) -> TokenIds:
-    closing = [] if token_ids and token_ids[-1] == eos else [eos]
-    return numpy.array(token_ids + closing, dtype=numpy.int32)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from minifinetuning.data.corpus_cache import file_states
+from minifinetuning.data.cache import file_states
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.config import ModelConfig

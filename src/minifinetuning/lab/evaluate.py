@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from minifinetuning.data.config import DataConfig
-from minifinetuning.data.tokenizer_identity import tokenizer_difference
+from minifinetuning.data.tokenizers import tokenizer_difference
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.comparison import comparison
 from minifinetuning.evaluation.scores import TextScores, scores_by_text

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from minifinetuning.data.places import counted
+from minifinetuning.data.sources import counted
 from minifinetuning.report.tables import Metrics
 
 __all__ = ["ROUGH_DOCUMENTS", "measured_on", "validation_extent"]

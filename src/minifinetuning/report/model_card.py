@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from minifinetuning.data.trained_runs import RUN
+from minifinetuning.data.overlap import RUN
 from minifinetuning.models.origin import is_hub_id
 from minifinetuning.report.extent import measured_on
 from minifinetuning.report.front_matter import front_matter

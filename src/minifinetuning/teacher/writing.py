@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minifinetuning.data.batches import END_COLUMN
-from minifinetuning.data.tokens import closing_token_id
+from minifinetuning.data.sequences import require_embeddings
+from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
 from minifinetuning.models.causal import causal_model, evaluating, output_head
 from minifinetuning.models.identity import weights_identity
-from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
+from minifinetuning.models.vocabulary import embedding_rows
 
 __all__ = ["SelfWritten", "self_written", "start_token_id"]
 

@@ -7,8 +7,8 @@ import numpy
 
 from minifinetuning.data import CorpusSummary
 from minifinetuning.data.batches import Sequences
+from minifinetuning.data.overlap import RUN, trained_runs
 from minifinetuning.data.packing import PackedSequences
-from minifinetuning.data.trained_runs import RUN, trained_runs
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 
 __all__ = ["note_trained_runs"]

@@ -19,15 +19,14 @@ from minifinetuning.data import (
 )
 from minifinetuning.data.batches import Sequences
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, DataConfig
-from minifinetuning.data.given import predicts_text
-from minifinetuning.data.places import Sources, has_columns
-from minifinetuning.data.tokens import closing_token_id
+from minifinetuning.data.sequences import predicts_text, require_embeddings
+from minifinetuning.data.sources import Sources, has_columns
+from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.files import cache_folder
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit, vocabulary_size
-from minifinetuning.models.vocabulary import require_embeddings
 from minifinetuning.teacher.writing import SelfWritten, self_written
 from minifinetuning.training.ewc import FISHER_TOKENS
 from minifinetuning.training.passages import note_trained_runs
@@ -257,8 +256,8 @@ def _require_other_text(own: Corpus, other: Corpus, warn: Callable[[str], None])
 
 def _require_tables(text_field: str, texts: Sequence[Sequence[str] | None]) -> None:
     """Raises InputError where nothing that is read has columns, of which one could be chosen."""
-    named = [[*sources] for sources in texts if sources and [*sources] != [SELF]]
-    if not any(map(has_columns, (place for one in named for place in Sources.named(one).places))):
+    named = [sources for sources in texts if sources and [*sources] != [SELF]]
+    if not any(has_columns(file) for sources in named for file in Sources(sources).files):
         raise InputError(
             f"--text_field {text_field} does nothing here: none of the texts is a table, leave it "
             "out"

@@ -19,14 +19,18 @@ from minifinetuning.data.batches import (
     collate,
     model_inputs,
 )
-from minifinetuning.data.given import require_lengths, require_sequences
 from minifinetuning.data.mixing import MixedOrder, MixedSequences
+from minifinetuning.data.sequences import (
+    require_embeddings,
+    require_lengths,
+    require_sequences,
+)
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import SPECIALIZED
 from minifinetuning.models.causal import causal_model, check_halves, freeze_head
 from minifinetuning.models.loading import limit_of, load_model, load_tokenizer
 from minifinetuning.models.student import DistillationInputs, attach_distillation
-from minifinetuning.models.vocabulary import embedding_rows, require_embeddings
+from minifinetuning.models.vocabulary import embedding_rows
 from minifinetuning.objectives import rule
 from minifinetuning.teacher import CachePlan, RunTeacher, is_automatic
 from minifinetuning.teacher.live import Teacher

@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.data.places import Place
 from minifinetuning.data.readers.tables import Note, cell_text, holds_text, text_column
 from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.data.sources import FileOrDataset
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
@@ -43,7 +43,7 @@ def parquet_texts(path: Path, text_field: str | None, note: Note) -> Iterator[st
         raise UnreadableError("damaged Parquet") from None
 
 
-def dataset_texts(place: Place, text_field: str | None, note: Note) -> Iterator[str]:
+def dataset_texts(place: FileOrDataset, text_field: str | None, note: Note) -> Iterator[str]:
     """The text of each row of a saved dataset (a folder) or one of the hub (its id).
 
     Of several splits `train` is taken, or all where there is none of that name. Raises InputError

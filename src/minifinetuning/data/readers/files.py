@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minifinetuning.data.places import CODE_ENDINGS, TABLE_ENDINGS, Place, kind
 from minifinetuning.data.readers.arrow import dataset_texts, parquet_texts
 from minifinetuning.data.readers.csv_rows import DELIMITERS, csv_delimiter, csv_rows, has_csv_quotes
 from minifinetuning.data.readers.json_rows import json_lines_rows, json_rows
@@ -15,6 +14,7 @@ from minifinetuning.data.readers.subtitles import spoken_text
 from minifinetuning.data.readers.tables import Note, Row, row_texts
 from minifinetuning.data.readers.text_files import text_encoding, text_lines, whole_text
 from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.data.sources import CODE_ENDINGS, TABLE_ENDINGS, FileOrDataset, supported_ending
 from minifinetuning.files import printable
 
 _PAGES: dict[str, Callable[[str], str]] = {
@@ -29,7 +29,7 @@ _WIDEST_CODE = 500
 
 
 def place_texts(
-    place: Place, text_field: str | None, note: Note
+    place: FileOrDataset, text_field: str | None, note: Note
 ) -> Iterator[tuple[int | None, str]]:
     """The texts of a file or a dataset, each with its row, or None where it is a page.
 
@@ -38,7 +38,7 @@ def place_texts(
     """
     if isinstance(place, str) or place.is_dir():
         yield from _rows(dataset_texts(place, text_field, note), note)
-    elif (ending := kind(place.name)) in TABLE_ENDINGS:
+    elif (ending := supported_ending(place.name)) in TABLE_ENDINGS:
         yield from _rows(_table_texts(place, str(ending), text_field, note), note)
     else:
         yield None, _page_text(place, str(ending), note)

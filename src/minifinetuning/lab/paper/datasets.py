@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.places import Sources, kind
-from minifinetuning.data.tokenizer_identity import tokenizer_identity
+from minifinetuning.data.sources import Sources, supported_ending
+from minifinetuning.data.tokenizers import tokenizer_identity
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
 from minifinetuning.lab.paper.samples import LONGEST, PORTION, SEED, sampled_documents
@@ -124,7 +124,7 @@ def local_text(dataset: PaperDataset, corpora: Path) -> Path:
             f"{dataset.name}: leave one of them"
         )
     # A folder with nothing to read is better known now than after the reference is tuned.
-    Sources.named([str(found[0])])
+    Sources([str(found[0])])
     return found[0]
 
 
@@ -133,7 +133,7 @@ def _stem(path: Path) -> str | None:
     name = path.name.lower()
     if path.is_dir():
         return name
-    ending = kind(name)
+    ending = supported_ending(name)
     return None if ending is None else name.removesuffix(".gz").removesuffix(ending)
 
 

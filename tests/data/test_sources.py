@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 
 from minifinetuning.data import DocumentStream, read_documents
-from minifinetuning.data.places import ending
 from minifinetuning.data.readers import csv_rows, text_files
+from minifinetuning.data.sources import ending
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
@@ -73,7 +73,7 @@ def test_linked_folders_are_read_once_and_loops_end(tmp_path):
     texts, found = stream(source)
     assert texts == ["linked", "own"]
     assert found.repeated == 0
-    assert found.places == [source / "a" / "linked.txt", source / "b" / "own.txt"]
+    assert found.files == [source / "a" / "linked.txt", source / "b" / "own.txt"]
 
 
 def test_a_folder_that_may_not_be_opened_is_no_silent_gap(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from minifinetuning.data import Document, read_corpus, tokenize_documents
-from minifinetuning.data.plain_ids import PlainText
+from minifinetuning.data.tokenizers import PlainText
 from minifinetuning.errors import InputError
 
 NAMES = ["<unk>", "<s>", "</s>"]
@@ -150,7 +150,7 @@ def test_a_control_token_of_one_letter_is_refused():
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="§")
     with pytest.raises(InputError, match="a text spells '§', which this tokenizer cannot encode"):
-        tokenize_documents([Document("a § a", "here")], tokenizer)
+        list(tokenize_documents([Document("a § a", "here")], tokenizer))
 
 
 def test_unknown_words_are_no_control_token_though_the_tokenizer_has_one_for_both():

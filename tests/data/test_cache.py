@@ -9,7 +9,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from minifinetuning.data import HeldOut, corpus_cache, read_corpus
+from minifinetuning.data import HeldOut, cache, read_corpus
 from minifinetuning.data.near_copies import signatures
 from minifinetuning.errors import InputError
 
@@ -251,7 +251,7 @@ def test_what_was_used_longest_ago_makes_room(read, tmp_path, monkeypatch):
     foreign.write_bytes(b"x" * 10**6)
     for time, path in enumerate((leftover, foreign, first, second)):
         os.utime(path, ns=(0, time))
-    monkeypatch.setattr(corpus_cache, "LIMIT", int(2.5 * first.stat().st_size))
+    monkeypatch.setattr(cache, "LIMIT", int(2.5 * first.stat().st_size))
 
     read(seed=1)
     third = new_entry(3)
@@ -259,7 +259,7 @@ def test_what_was_used_longest_ago_makes_room(read, tmp_path, monkeypatch):
 
 
 def test_a_corpus_above_the_limit_is_not_kept(read, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_cache, "LIMIT", 1000)
+    monkeypatch.setattr(cache, "LIMIT", 1000)
     read()
     assert not (tmp_path / "cache").exists()
 

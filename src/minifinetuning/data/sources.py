@@ -5,22 +5,19 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
-PAGE_ENDINGS = (
-    *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".adoc", ".org"),
-    *(".html", ".htm", ".xhtml", ".srt", ".ipynb", ".eml"),
+_PAGES = ".txt .text .md .markdown .rst .tex .adoc .org .html .htm .xhtml .srt .ipynb .eml"
+_CODE = (
+    ".py .js .mjs .ts .tsx .jsx .java .kt .scala .c .h .cc .cpp .hpp .cs .go .rs .swift .rb .php "
+    ".pl .lua .r .jl .hs .ml .ex .erl .clj .f90 .sql .sh .ps1"
 )
-CODE_ENDINGS = (
-    *(".py", ".js", ".mjs", ".ts", ".tsx", ".jsx", ".java", ".kt", ".scala", ".c", ".h", ".cc"),
-    *(".cpp", ".hpp", ".cs", ".go", ".rs", ".swift", ".rb", ".php", ".pl", ".lua", ".r", ".jl"),
-    *(".hs", ".ml", ".ex", ".erl", ".clj", ".f90", ".sql", ".sh", ".ps1"),
-)
+PAGE_ENDINGS = tuple(_PAGES.split())
+CODE_ENDINGS = tuple(_CODE.split())
 TABLE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".mbox", ".parquet")
 SUPPORTED = (
     f"{', '.join(PAGE_ENDINGS + TABLE_ENDINGS)}, source code, and .gz of all but .mbox and .parquet"
@@ -29,47 +26,40 @@ SUPPORTED = (
 _NOT_PACKED = (".mbox", ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[^:/\\]+)?", re.ASCII)
 
-Place = Path | str
+FileOrDataset = Path | str
 """A file or the folder of a saved dataset (Path), or the hub id of a dataset (str)."""
 
 
-@dataclass
 class Sources:
-    """What sources stand for: the `places` to read, in order, and what is found but not read.
+    """What paths, patterns and hub ids stand for: the `files` to read, in order, and the others.
 
-    `unread` counts files by their ending, or by what they are. `closed` names folders that may not
-    be looked into.
+    `unread` counts files that are found but not read, by their ending, or by what they are.
+    `closed` names folders that may not be looked into.
+
+    Raises InputError where there is nothing of a name, or nothing of a supported kind.
     """
 
-    places: list[Place] = field(default_factory=list)
-    unread: Counter[str] = field(default_factory=Counter)
-    closed: list[str] = field(default_factory=list)
-
-    @classmethod
-    def named(cls, names: list[str]) -> "Sources":
-        """What paths, patterns and hub ids stand for.
-
-        Raises InputError where there is nothing of a name, or nothing of a supported kind.
-        """
-        found = cls()
+    def __init__(self, names: Sequence[str]) -> None:
+        self.files: list[FileOrDataset] = []
+        self.unread: Counter[str] = Counter()
+        self.closed: list[str] = []
         for name in names:
-            found._add(name)
-        return found
+            self._add(name)
 
     def _add(self, source: str) -> None:
         path = os.path.expanduser(source)
         if os.path.isdir(path):
             self._require(self._add_folder(path), f"the folder {printable(source)} holds")
         elif os.path.exists(path):
-            self.places.append(_named_file(source, Path(path)))
+            self.files.append(_named_file(source, Path(path)))
         elif re.search(r"[*?[]", path):
             matches = map(Path, sorted(glob.glob(path, recursive=True)))
             files = [match for match in matches if not match.is_dir()]
             self._require(self._add_files(files), f"{printable(source)} matches")
-        elif not _HUB_ID.fullmatch(source) or kind(source) is not None:
+        elif not _HUB_ID.fullmatch(source) or supported_ending(source) is not None:
             raise InputError(f"{printable(source)!r} does not exist: check the path")
         else:
-            self.places.append(source)
+            self.files.append(source)
 
     def _require(self, count: int, subject: str) -> None:
         if not count and not self.closed:
@@ -87,20 +77,20 @@ class Sources:
 
     def _add_files(self, files: list[Path]) -> int:
         """Those that can be read, and how many; the others are counted by their ending."""
-        before = len(self.places)
+        before = len(self.files)
         for path in files:
             if path.name.startswith("~$"):
                 self.unread["lock files"] += 1
-            elif not path.is_dir() and kind(path.name) is None:
+            elif not path.is_dir() and supported_ending(path.name) is None:
                 self.unread[ending(path.name)] += 1
             elif not path.is_dir() and not _may_be_read(path):
                 self.unread["pipes and devices"] += 1
             else:
-                self.places.append(path)
-        return len(self.places) - before
+                self.files.append(path)
+        return len(self.files) - before
 
 
-def kind(name: str) -> str | None:
+def supported_ending(name: str) -> str | None:
     """The supported ending that the file's name has, `.gz` left out; None where it has none."""
     lowered = name.lower()
     plain = lowered.removesuffix(".gz")
@@ -110,11 +100,16 @@ def kind(name: str) -> str | None:
     return None
 
 
-def has_columns(place: Place) -> bool:
-    """Whether the place is a table or a dataset, of which one column or list is the text."""
-    if isinstance(place, str) or place.is_dir():
+def is_table(file: FileOrDataset) -> bool:
+    """Whether it holds many texts, row by row."""
+    if isinstance(file, str) or file.is_dir():
         return True
-    return kind(place.name) in TABLE_ENDINGS and kind(place.name) != ".mbox"
+    return supported_ending(file.name) in TABLE_ENDINGS
+
+
+def has_columns(file: FileOrDataset) -> bool:
+    """Whether it is a table or a dataset, of which one column or list is the text."""
+    return is_table(file) and (isinstance(file, str) or supported_ending(file.name) != ".mbox")
 
 
 def ending(name: str) -> str:
@@ -139,7 +134,7 @@ def listed(counts: Counter[str] | dict[str, int]) -> str:
 
 
 def _named_file(source: str, path: Path) -> Path:
-    if kind(path.name) is None:
+    if supported_ending(path.name) is None:
         raise InputError(
             f"{printable(source)} is not of a supported kind: convert to one of {SUPPORTED}"
         )

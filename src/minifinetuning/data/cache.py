@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -19,10 +19,10 @@ from safetensors.numpy import save
 from minifinetuning.data.config import TextConfig
 from minifinetuning.data.corpus import Corpus, CorpusSummary
 from minifinetuning.data.documents import DocumentStream
-from minifinetuning.data.held_out import HeldOut
 from minifinetuning.data.packing import Marks, PackedSequences
-from minifinetuning.data.places import Place
-from minifinetuning.data.tokenizer_identity import tokenizer_identity
+from minifinetuning.data.sources import FileOrDataset
+from minifinetuning.data.splits import HeldOut
+from minifinetuning.data.tokenizers import tokenizer_identity
 from minifinetuning.files import replacing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def cache_entry(
     stream: DocumentStream,
     tokenizer: "PreTrainedTokenizerBase",
     text: TextConfig,
-    settings: Mapping[str, int | str],
+    settings: Mapping[str, object],
 ) -> "CacheEntry | None":
     """The place of a corpus in `folder`, which may be empty; None for datasets of the hub.
 
@@ -50,7 +50,7 @@ def cache_entry(
     change, how they are read (`text`), the tokenizer, what else decides in `settings`, and the
     versions of the software. What lies behind the name of a hub dataset may change unseen.
     """
-    files = file_states(stream.places)
+    files = file_states(stream.files)
     if files is None:
         return None
     origin = {
@@ -91,7 +91,7 @@ class CacheEntry:
         the limit by itself. A folder that cannot be written is a warning.
         """
         content = _packed(corpus)
-        if len(content) > LIMIT or file_states(self.stream.places) != self.files:
+        if len(content) > LIMIT or file_states(self.stream.files) != self.files:
             return
         try:
             with replacing(self.path) as temporary:
@@ -107,13 +107,13 @@ class CacheEntry:
             )
 
 
-def file_states(places: list[Place]) -> list[FileState] | None:
-    """The state of every file of local `places`; None where one is a dataset of the hub."""
+def file_states(files: Sequence[FileOrDataset]) -> list[FileState] | None:
+    """The state of every file, and all within folders; None where one is a dataset of the hub."""
     states = []
-    for place in places:
-        if isinstance(place, str):
+    for file in files:
+        if isinstance(file, str):
             return None
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        for path in sorted(file.rglob("*")) if file.is_dir() else [file]:
             # A link may lead nowhere; reading it will say so.
             with suppress(OSError):
                 state = path.stat()
@@ -144,8 +144,12 @@ def _software() -> dict[str, str]:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         own.update(path.read_bytes())
     packages = (
-        *("charset-normalizer", "markdown-it-py", "minifinetuning", "resiliparse"),
-        *("tokenizers", "transformers"),
+        "charset-normalizer",
+        "markdown-it-py",
+        "minifinetuning",
+        "resiliparse",
+        "tokenizers",
+        "transformers",
     )
     versions = {name: version(name) for name in packages}
     return {"python": platform.python_version(), "own": own.hexdigest(), **versions}

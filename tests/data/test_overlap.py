@@ -1,9 +1,9 @@
 import numpy
 import pytest
 
+from minifinetuning.data.overlap import RUN, trained_runs
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.tokens import TokenizedDocument
-from minifinetuning.data.trained_runs import RUN, trained_runs
 
 END = 7
 
@@ -29,7 +29,7 @@ def by_hand(documents, text):
 
 @pytest.mark.parametrize("part", [1, 30, 10**6])
 def test_runs_that_are_trained_on_are_found_by_their_tokens(part, monkeypatch):
-    monkeypatch.setattr("minifinetuning.data.trained_runs._PART", part)
+    monkeypatch.setattr("minifinetuning.data.overlap._PART", part)
     one, two, other = drawn(100, 1), drawn(60, 2), drawn(200, 3)
     trained = [packed(other[:50] + one[20:70] + other[50:]), packed(two), packed(other)]
     masks = trained_runs(packed(one, two), trained)
