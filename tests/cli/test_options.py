@@ -270,7 +270,7 @@ def test_only_the_first_process_prints_the_result(process, monkeypatch, capsys):
         "training.requirements.require_texts": None,
         "training.folder.run_folder": nullcontext(),
         "training.texts.read_texts": None,
-        "training.run.adapt": SimpleNamespace(metrics=metrics),
+        "training.run.adapt": (metrics, {}),
         "training.reference.prepare_reference": metrics,
         "report.comparison_table": "the table",
         "report.measured_on": "of much",

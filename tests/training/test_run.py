@@ -41,7 +41,7 @@ def run(data, training_arguments, tmp_path):
     def make(model, adapter=None, **changes):
         training = training_arguments(output_dir=str(tmp_path / "out"), **changes)
         texts = read_texts(model, data, TextNeeds(42))
-        return adapt(model, AdapterConfig(adapter), texts, training).metrics
+        return adapt(model, AdapterConfig(adapter), texts, training)[0]
 
     return make
 

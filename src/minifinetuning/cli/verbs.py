@@ -98,7 +98,7 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
         if training.tau == AUTO:
             metrics = adapt_with_chosen_tau(model, adapter, texts, training)
         else:
-            metrics = adapt(model, adapter, texts, training).metrics
+            metrics, _ = adapt(model, adapter, texts, training)
     if training.process_index > 0:
         return
     if training.tau == AUTO:

@@ -1,4 +1,4 @@
-"""A teacher's cache ahead of training: `mft cache`."""
+"""Compute a teacher's cache before training: `mft cache`."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""The folder that a verb writes: one run's alone, nobody else's files lost, filled at the end."""
+"""The folder that a verb writes: locked for one run, other files kept, filled in one step."""
 
 import glob
 import logging

@@ -1,4 +1,4 @@
-"""Passages that a run is measured on and trains on too, though their documents are apart."""
+"""Count the passages that a run trains on and is measured on too, in whatever documents."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,6 @@
 """One run from start to end: a model and texts in, a checkpoint with its card and figures out."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from minifinetuning.training.resuming import asked_checkpoint
 from minifinetuning.training.texts import Texts
 from minifinetuning.training.trainer import MFTTrainer
 
-__all__ = ["Adaptation", "adapt", "publish", "rounded", "trained"]
+__all__ = ["adapt", "publish", "rounded", "trained"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +43,6 @@ _EVALUATED = (
 """What the history says of each evaluation."""
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """A finished run: the content of its metrics.json, and the reference's scores for the next."""
-
-    metrics: dict[str, Any]
-    reference: dict[str, TextScores]
-
-
 def adapt(
     model: ModelConfig,
     adapter: AdapterConfig,
@@ -60,12 +51,13 @@ def adapt(
     *,
     reference: dict[str, TextScores] | None = None,
     keep_checkpoints: bool = True,
-) -> Adaptation:
+) -> tuple[dict[str, Any], dict[str, TextScores]]:
     """Train, evaluate, and write the result into `training.output_dir`.
 
     The folder then holds what `AutoModelForCausalLM.from_pretrained` (or `PeftModel`) loads, the
-    tokenizer, a model card and metrics.json, all renamed into place once they are whole.
-    `reference` saves measuring the starting model where the caller has its scores already.
+    tokenizer, a model card and metrics.json, all renamed into place once they are whole. Returns
+    the content of metrics.json, and the scores of the starting model: given to the next run as
+    `reference`, they save measuring it again. Checkpoints stay in the folder if `keep_checkpoints`.
     Raises InputError before training starts where the run cannot be, TrainingDivergedError where
     the loss stops being finite.
     """
@@ -74,7 +66,7 @@ def adapt(
         metrics = rounded(trainer, metrics, model)
         publish(trainer, metrics, model_card(metrics), keep_checkpoints=keep_checkpoints)
     assert trainer.reference is not None
-    return Adaptation(metrics, trainer.reference)
+    return metrics, trainer.reference
 
 
 def trained(

@@ -1,4 +1,4 @@
-"""The tau that gains most within a forgetting budget: short pilot runs, a full run, a check."""
+"""Choose tau within a forgetting budget: short pilot runs, a full run, a check on other text."""
 
 import logging
 import math

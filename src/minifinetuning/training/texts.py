@@ -1,9 +1,9 @@
-"""What a run reads: its texts with the model's tokenizer, or what the model writes itself."""
+"""Read the texts of a run with the model's tokenizer, or let the model write them."""
 
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -127,10 +127,10 @@ def read_texts(
     if data.replay is not None and own.train is not None:
         share = (1 - needs.new_data_fraction) / needs.new_data_fraction
         count = max(1, round(share * len(own.train)))
-        replay = reader.trained(REPLAY, data.replay, measured, share=share, sequences=count)
+        replay = reader.training_side(REPLAY, data.replay, measured, share=share, sequences=count)
     elif needs.fisher is not None:
         count = math.ceil(FISHER_TOKENS / reader.sequence_length)
-        fisher = reader.trained(FISHER, needs.fisher, measured, sequences=count)
+        fisher = reader.training_side(FISHER, needs.fisher, measured, sequences=count)
     texts = Texts(
         reader.tokenizer,
         reader.sequence_length,
@@ -197,7 +197,7 @@ class _Reader:
         self.summaries[role] = corpus.summary
         return corpus
 
-    def trained(
+    def training_side(
         self,
         role: str,
         sources: list[str],
@@ -254,10 +254,10 @@ def _require_other_text(own: Corpus, other: Corpus, warn: Callable[[str], None])
         )
 
 
-def _require_tables(text_field: str, texts: Sequence[Sequence[str] | None]) -> None:
+def _require_tables(text_field: str, texts: list[list[str] | None]) -> None:
     """Raises InputError where nothing that is read has columns, of which one could be chosen."""
-    named = [sources for sources in texts if sources and [*sources] != [SELF]]
-    if not any(has_columns(file) for sources in named for file in Sources(sources).files):
+    sources = [source for text in texts if text and text != [SELF] for source in text]
+    if not any(has_columns(file) for file in Sources(sources).files):
         raise InputError(
             f"--text_field {text_field} does nothing here: none of the texts is a table, leave it "
             "out"
@@ -266,9 +266,12 @@ def _require_tables(text_field: str, texts: Sequence[Sequence[str] | None]) -> N
 
 def _require_predictions(corpus: Corpus, *, is_measured: bool, is_trained: bool) -> None:
     """Raises InputError where a side that is needed has no token of text to predict."""
-    needed = {"train": is_trained, "validation": is_measured}
-    for side, text in (("train", corpus.train), ("validation", corpus.validation)):
-        if needed[side] and text is not None and not predicts_text(text):
+    needed = {
+        "train": corpus.train if is_trained else None,
+        "validation": corpus.validation if is_measured else None,
+    }
+    for side, text in needed.items():
+        if text is not None and not predicts_text(text):
             named = ", ".join(corpus.summary.sources)
             raise InputError(
                 f"the {side} side of {named} has no token of text to predict: raise "

@@ -104,7 +104,7 @@ def _demonstrated(
     scores: dict[str, TextScores] | None = None
     for objective in OBJECTIVES:
         print(f"\n{objective}: {size.steps} steps of {_tokens_a_step():,} tokens")
-        adaptation = adapt(
+        results[objective], scores = adapt(
             ModelConfig(reference),
             AdapterConfig(),
             texts,
@@ -112,7 +112,6 @@ def _demonstrated(
             reference=scores,
             keep_checkpoints=False,
         )
-        results[objective], scores = adaptation.metrics, adaptation.reference
 
     samples = _continuations(
         {"reference": reference} | {o: str(output / o) for o in OBJECTIVES}, texts
