@@ -23,6 +23,7 @@ from minifinetuning.blending.search import (
 from minifinetuning.data import read_corpus
 from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
+from minifinetuning.models.config import ModelConfig
 
 
 def point(coefficient, gain, loss):
@@ -192,7 +193,7 @@ def test_an_adapter_is_written_as_an_adapter(folders, tmp_path):
 
 
 def test_a_model_in_memory_is_measured_along_the_line(folders, tokenizer):
-    blend = open_blend(str(folders / "reference"), str(folders / "tuned"))
+    blend = open_blend(ModelConfig(str(folders / "reference")), str(folders / "tuned"))
     model = AutoModelForCausalLM.from_pretrained(folders / "tuned")
     rows = read_corpus([str(folders / "data.jsonl")], tokenizer, sequence_length=64).validation
     points = blend_points(model, blend, {"specialized": rows}, [0.5, 1.0])
@@ -205,7 +206,7 @@ def test_a_model_in_memory_is_measured_along_the_line(folders, tokenizer):
 
 
 def test_known_scores_of_the_reference_are_not_measured_again(folders, tokenizer):
-    blend = open_blend(str(folders / "reference"), str(folders / "tuned"))
+    blend = open_blend(ModelConfig(str(folders / "reference")), str(folders / "tuned"))
     model = blend.load()
     rows = read_corpus([str(folders / "data.jsonl")], tokenizer, sequence_length=64).validation
     (start,) = blend_points(model, blend, {"specialized": rows}, [0])

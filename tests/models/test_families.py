@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import Mistral3Config, T5Config
 
+from minifinetuning.blending.weights import WeightBlend
 from minifinetuning.data.batches import collate
 from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import check_halves, hidden_states, output_head, predicting
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_model, model_limit
-from minifinetuning.models.stored_weights import StoredWeights, stored_names
 from minifinetuning.objectives import finetuning
 from minifinetuning.ops import linear_distillation
 from minifinetuning.training.trainer import MFTTrainer
@@ -234,10 +235,14 @@ def test_what_published_checkpoints_hold_beside_weights_is_passed_over(family, m
         tensors |= {f"{layer}.{number}.{leftover}": torch.ones(3) for number in (0, 1)}
     save_file(tensors, file, metadata={"format": "pt"})
     loaded = load_model(str(tmp_path))
-    names = stored_names(loaded, StoredWeights(tmp_path))
-    after = weights(loaded)
-    assert names.keys() == after.keys()
-    assert all(torch.equal(tensors[stored], after[name]) for name, stored in names.items())
+    before, after = weights(model), weights(loaded)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    # A blend takes no notice of them either.
+    blend = WeightBlend(ModelConfig(str(tmp_path)), ModelConfig(str(tmp_path)))
+    moved = blend.load()
+    blend.apply(moved, 0.5)
+    assert all(torch.equal(before[name], value) for name, value in weights(moved).items())
 
 
 def test_an_adapter_is_saved_by_itself_and_merges(model, text, trained, tmp_path):

@@ -6,11 +6,10 @@ import os
 import huggingface_hub.constants
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors.torch import save_file
 
 from minifinetuning.errors import InputError
-from minifinetuning.models.stored_weights import StoredWeights, model_folder, stored_names
+from minifinetuning.models.stored_weights import StoredWeights, model_folder
 
 
 @pytest.mark.parametrize(("size", "files"), [("1GB", 1), ("40KB", 4)])
@@ -69,88 +68,6 @@ def test_folders_without_whole_safetensors_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         StoredWeights(tmp_path)
-
-
-def loaded(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    return model, stored_names(model, StoredWeights(folder))
-
-
-def assert_named_rightly(folder, model, names):
-    stored, places = StoredWeights(folder), model.state_dict()
-    assert {id(place) for place in dict(model.named_parameters()).values()} == {
-        id(model.get_parameter(name)) for name in names
-    }
-    assert all(torch.equal(places[name], stored[key]) for name, key in names.items())
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "phi"])
-def test_each_weight_of_a_model_is_found_once(tmp_path, tiny_model, family):
-    tiny_model(family).save_pretrained(tmp_path)
-    assert_named_rightly(tmp_path, *loaded(tmp_path))
-
-
-def renamed(folder, change):
-    tensors = {change(name): tensor for name, tensor in load_file(folder).items()}
-    save_file(tensors, folder, metadata={"format": "pt"})
-
-
-def test_names_without_the_prefix_of_the_decoder_are_known(tmp_path, tiny_model):
-    tiny_model("gpt2").save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    renamed(file, lambda name: name.removeprefix("transformer."))
-    tensors = load_file(file) | {"h.0.attn.bias": torch.ones(1, 1, 128, 128).tril()}
-    save_file(tensors, file, metadata={"format": "pt"})
-    model, names = loaded(tmp_path)
-    assert names["transformer.wte.weight"] == "wte.weight"
-    assert_named_rightly(tmp_path, model, names)
-
-
-def test_names_that_transformers_has_changed_are_known(tmp_path):
-    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = AutoConfig.for_model(
-        "gpt_neox", vocab_size=64, intermediate_size=32, eos_token_id=0, **settings
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    renamed(tmp_path / "model.safetensors", lambda name: name.replace("lm_head", "embed_out"))
-    model, names = loaded(tmp_path)
-    assert names["lm_head.weight"] == "embed_out.weight"
-    assert_named_rightly(tmp_path, model, names)
-
-
-def test_a_tied_head_may_be_stored_twice_but_not_differently(tmp_path, tiny_model):
-    model = tiny_model("llama", tie_word_embeddings=True)
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    tensors = load_file(file)
-    head = tensors["model.embed_tokens.weight"].clone()
-    save_file(tensors | {"lm_head.weight": head}, file, metadata={"format": "pt"})
-    assert_named_rightly(tmp_path, *loaded(tmp_path))
-    save_file(tensors | {"lm_head.weight": head + 1}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="with different values, yet its model ties them"):
-        stored_names(model, StoredWeights(tmp_path))
-
-
-def test_weights_of_another_model_are_refused(tmp_path, tiny_model):
-    tiny_model("llama").save_pretrained(tmp_path)
-    stored = StoredWeights(tmp_path)
-    with pytest.raises(InputError, match=r"embed_tokens\..*, which OPTForCausalLM does not have"):
-        stored_names(tiny_model("opt"), stored)
-    with pytest.raises(InputError, match="in the shape"):
-        stored_names(tiny_model("llama", intermediate_size=48), stored)
-    with pytest.raises(InputError, match=r"lacks model\.layers\.2\."):
-        stored_names(tiny_model("llama", num_hidden_layers=3), stored)
-
-
-def test_experts_that_loading_fuses_are_refused(tmp_path, tiny_model):
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = AutoConfig.for_model(
-        "mixtral", vocab_size=64, num_attention_heads=2, num_key_value_heads=2, **shape
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="only a part of a weight of MixtralForCausalLM"):
-        stored_names(model, StoredWeights(tmp_path))
 
 
 def test_a_hub_id_is_its_cached_snapshot(tmp_path, tiny_model, monkeypatch):

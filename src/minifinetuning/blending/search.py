@@ -112,12 +112,7 @@ def _blended(
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    blend = open_blend(
-        reference.model,
-        tuned,
-        dtype=reference.dtype,
-        trust_remote_code=reference.trust_remote_code,
-    )
+    blend = open_blend(reference, tuned)
     texts = read_texts(reference, data, TextNeeds(seed, with_train=False))
     model: Any = blend.load()
     device = "cuda" if torch.cuda.is_available() else "cpu"

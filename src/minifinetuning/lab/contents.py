@@ -66,10 +66,7 @@ def model_content(model: ModelConfig) -> str:
     """
 
     def computed() -> str:
-        loaded = load_model(
-            model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
-        )
-        return weights_identity(loaded)
+        return weights_identity(load_model(model))
 
     place = Path(model.model).expanduser()
     if not place.exists() or is_adapter(model.model):

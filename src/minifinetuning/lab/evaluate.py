@@ -15,8 +15,13 @@ from minifinetuning.evaluation.scores import TextScores, scores_by_text
 from minifinetuning.files import write_atomically
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.config import ModelConfig
-from minifinetuning.models.kinship import own_tokenizer
-from minifinetuning.models.loading import HELD_IN, load_as_started, load_as_trained, load_tokenizer
+from minifinetuning.models.loading import (
+    HELD_IN,
+    load_as_started,
+    load_as_trained,
+    load_tokenizer,
+    own_tokenizer,
+)
 from minifinetuning.models.merging import is_quantized
 from minifinetuning.models.precision import autocast
 from minifinetuning.teacher.live import FrozenModel, Teacher
@@ -51,7 +56,7 @@ def evaluate_models(
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def loaded(config: ModelConfig, load: Callable[..., Any]) -> Any:
-        model = load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        model = load(config)
         # Quantised weights lie where they were loaded to.
         return model if is_quantized(causal_model(model)) else model.to(device)
 
@@ -96,10 +101,8 @@ def _place(config: ModelConfig) -> Any:
 
 def _require_one_tokenizer(tuned: ModelConfig, reference: ModelConfig) -> None:
     """Refuse two models that read the same text as other tokens."""
-    theirs = load_tokenizer(
-        reference.tokenizer or reference.model, trust_remote_code=reference.trust_remote_code
-    )
-    ours = own_tokenizer(tuned.model, trust_remote_code=tuned.trust_remote_code)
+    theirs = load_tokenizer(reference)
+    ours = own_tokenizer(tuned)
     # A folder without one did not change it.
     difference = None if ours is None else tokenizer_difference(theirs, ours)
     if difference is not None:

@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from transformers import (
 import minifinetuning.models.openelm  # noqa: F401 - the Auto classes know it once imported
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
+from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.merging import attached, changes_head, merged
 
 __all__ = [
@@ -35,86 +36,99 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_limit",
+    "own_tokenizer",
     "vocabulary_size",
 ]
 
 HELD_IN = "float32"
 """The dtype of weights where nothing is said."""
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "auto": "auto",
-}
-
-
 LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
 )
 """What from_pretrained lets through for files that are missing, broken or of another kind."""
 
 
 def load_model(
-    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
+    model: str | ModelConfig, *, dtype: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The causal language model at a folder, a `.gguf` file or a hub id, ready to be trained.
 
     Safetensors in one file or many, in any dtype; GGUF, which is de-quantised; and a folder that
     holds a PEFT adapter, which is merged into its base model. `dtype` is what the weights are held
-    in, float32 where nothing is said; "auto" is the checkpoint's own. Raises InputError where
-    nothing there can be loaded.
+    in, float32 where nothing is said; "auto" is the checkpoint's own. A ModelConfig says all three.
+    Raises InputError where nothing there can be loaded, or not all of it is there.
     """
-    with _refusing(name_or_path):
-        base = adapter_base(name_or_path)
+    config = _config_of(model, dtype, trust_remote_code)
+    with _refusing(config.model):
+        base = adapter_base(config.model)
         if base is None:
-            return _whole_model(name_or_path, dtype, trust_remote_code)
-        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-        return merged(model, Path(name_or_path).expanduser())
+            return _whole_model(config)
+        return merged(load_model(replace(config, model=base)), Path(config.model).expanduser())
 
 
 def load_as_trained(
-    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
+    model: str | ModelConfig, *, dtype: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel | PeftModel:
     """The model at a place to be measured: an adapter stays beside its base model.
 
     Merging rounds, to whole steps of the scales where the base is quantised. Only an adapter on the
     output head, which has to be one layer, is merged. Raises InputError as `load_model` does.
     """
-    with _refusing(name_or_path):
-        base = adapter_base(name_or_path)
+    config = _config_of(model, dtype, trust_remote_code)
+    with _refusing(config.model):
+        base = adapter_base(config.model)
         if base is None:
-            return _whole_model(name_or_path, dtype, trust_remote_code)
-        folder = Path(name_or_path).expanduser()
-        model = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-        adapted = attached(model, folder)
+            return _whole_model(config)
+        folder = Path(config.model).expanduser()
+        adapted = attached(load_model(replace(config, model=base)), folder)
         if not changes_head(adapted):
             return adapted.eval()
         return merged(adapted.unload(), folder)
 
 
 def load_as_started(
-    name_or_path: str, *, dtype: str | None = None, trust_remote_code: bool = False
+    model: str | ModelConfig, *, dtype: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel | PeftModel:
     """The model at a place to be measured as what training starts from: with an adapter merged.
 
     What cannot be merged, and so was never started from, is measured as it was trained. Raises
     InputError as `load_model` does.
     """
+    config = _config_of(model, dtype, trust_remote_code)
     with suppress(InputError):
-        return load_model(name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
-    return load_as_trained(name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
+        return load_model(config)
+    return load_as_trained(config)
 
 
-def _whole_model(name_or_path: str, dtype: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    dtype = dtype or HELD_IN
-    if dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype} is not known: choose one of {', '.join(DTYPES)}")
-    location = _location(name_or_path)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        **location, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+def _config_of(model: str | ModelConfig, dtype: str | None, trust_remote_code: bool) -> ModelConfig:
+    if isinstance(model, ModelConfig):
+        return model
+    return ModelConfig(model, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def _whole_model(config: ModelConfig) -> PreTrainedModel:
+    location = _location(config.model)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **location,
+        dtype=config.dtype or HELD_IN,
+        trust_remote_code=config.trust_remote_code,
+        output_loading_info=True,
     )
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
+    if found["missing_keys"]:
+        # transformers makes up at random what is not there.
+        raise InputError(
+            f"--model {config.model} lacks {min(found['missing_keys'])}: save the whole model there"
+        )
     if "gguf_file" in location:
         _forget_quantization(model)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
@@ -137,38 +151,50 @@ def _refusing(name_or_path: str) -> Iterator[None]:
 
 
 def load_tokenizer(
-    name_or_path: str, *, trust_remote_code: bool = False, option: str = "--model"
+    model: str | ModelConfig, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer beside the model at a folder, a `.gguf` file or a hub id.
 
-    An adapter's is that of its base model where its folder brings none. Raises InputError, naming
-    the `option` that the place was given by, where there is none.
+    An adapter's is that of its base model where its folder brings none; a ModelConfig may name
+    another place. Raises InputError where there is none.
     """
-    base = adapter_base(name_or_path)
-    if base is not None and not any(Path(name_or_path).expanduser().glob("*token*")):
-        return load_tokenizer(base, trust_remote_code=trust_remote_code, option=option)
-    location = _location(name_or_path, option)
+    config = _config_of(model, None, trust_remote_code)
+    option = "--model" if config.tokenizer is None else "--tokenizer"
+    place = config.tokenizer or config.model
+    while (base := adapter_base(place)) and not any(Path(place).expanduser().glob("*token*")):
+        place = base
+    location = _location(place, option)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            **location, trust_remote_code=trust_remote_code
+            **location, trust_remote_code=config.trust_remote_code
         )
     except LOADING_ERRORS as error:
         raise InputError(
-            f"{option} {name_or_path} has no tokenizer that can be loaded: {_first_sentence(error)}"
+            f"{option} {place} has no tokenizer that can be loaded: {_first_sentence(error)}"
         ) from error
     special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     if not tokenizer.get_vocab().keys() - special:
         # transformers makes one of nothing but special tokens where the files are not there.
         raise InputError(
-            f"{option} {name_or_path} has no tokenizer: its files (tokenizer.json and the like) "
+            f"{option} {place} has no tokenizer: its files (tokenizer.json and the like) "
             "are not there; copy them from the model that it was made of"
         )
     return tokenizer
 
 
-def model_limit(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
+def own_tokenizer(
+    model: str | ModelConfig, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies with a model, or with an adapter's base; None without one."""
+    config = _config_of(model, None, trust_remote_code)
+    with suppress(InputError):
+        return load_tokenizer(replace(config, tokenizer=None))
+    return None
+
+
+def model_limit(model: str | ModelConfig) -> int | None:
     """The most tokens of a sequence that the model at this place was made for, if it says so."""
-    return limit_of(_config(name_or_path, trust_remote_code))
+    return limit_of(_text_settings(model))
 
 
 def limit_of(config: Any) -> int | None:
@@ -177,22 +203,25 @@ def limit_of(config: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def vocabulary_size(name_or_path: str, *, trust_remote_code: bool = False) -> int | None:
+def vocabulary_size(model: str | ModelConfig) -> int | None:
     """The number of token ids that the model at this place has embeddings for, if it says so."""
-    return getattr(_config(name_or_path, trust_remote_code), "vocab_size", None)
+    return getattr(_text_settings(model), "vocab_size", None)
 
 
-def _config(name_or_path: str, trust_remote_code: bool) -> Any:
+def _text_settings(model: str | ModelConfig) -> Any:
     """The configuration of the part of the model that reads and writes text."""
-    location = _location(adapter_base(name_or_path) or name_or_path)
+    config = _config_of(model, None, False)
+    location = _location(adapter_base(config.model) or config.model)
     try:
-        config = AutoConfig.from_pretrained(**location, trust_remote_code=trust_remote_code)
+        settings = AutoConfig.from_pretrained(
+            **location, trust_remote_code=config.trust_remote_code
+        )
     except LOADING_ERRORS as error:
         raise InputError(
-            f"--model {name_or_path} has no configuration that can be loaded: "
+            f"--model {config.model} has no configuration that can be loaded: "
             f"{_first_sentence(error)}"
         ) from error
-    return config.get_text_config()
+    return settings.get_text_config()
 
 
 def is_adapter(name_or_path: str) -> bool:

@@ -1,7 +1,6 @@
 """The weights of a model folder as they lie on disk, one tensor at a time."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,28 +9,24 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from minifinetuning.errors import InputError
 
-__all__ = ["StoredWeights", "model_folder", "stored_dtype", "stored_names"]
+__all__ = ["StoredWeights", "model_folder", "stored_dtype"]
 
 _INDEX = "safetensors.index.json"
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WITHOUT_FRACTION = ("I", "U", "BOOL")
-# What older checkpoints hold beside weights: tables that a model makes for itself today.
-_OLD_BUFFERS = (
-    *(r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"),
-    # The causal mask and what it was filled with: GPT-2's, and GPT-Neo's in attn.attention.
-    r"attn\.(attention\.)?(masked_)?bias$",
-)
-
 # A repository may also hold the same weights as pickle, ONNX or GGUF.
 _FILES_OF_A_MODEL = (
-    *("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
-    *("*.json", "*.txt", "*.model", "*.jinja", "*.py"),
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.py",
 )
 
 
@@ -146,60 +141,3 @@ class StoredWeights(Mapping[str, Tensor]):
             dtype = _FLOATS[name]
             widest = dtype if widest is None else torch.promote_types(widest, dtype)
         return widest or torch.float32
-
-
-def stored_names(model: PreTrainedModel, stored: StoredWeights) -> dict[str, str]:
-    """Where each weight of the model lies: its name in `state_dict()` to its name in the files.
-
-    Tied weights come once, under the first of their names. Names are matched as transformers does
-    on loading. Raises InputError where a weight has no tensor, a tensor no weight or another shape,
-    and where several tensors make up one weight, which then cannot be read by itself.
-    """
-    places: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    first_names: dict[int, str] = {}
-    for name, place in places.items():
-        first_names.setdefault(id(place), name)
-    found: dict[str, str] = {}
-    for key, name in _names_in_model(model, stored).items():
-        if stored.shapes[key] != tuple(places[name].shape):
-            raise InputError(
-                f"{stored.folder} holds {key} in the shape {stored.shapes[key]}, its model in "
-                f"{tuple(places[name].shape)}: its config.json is not that of its weights"
-            )
-        first = found.setdefault(first_names[id(places[name])], key)
-        if first != key and not torch.equal(stored[first], stored[key]):
-            raise InputError(
-                f"{stored.folder} holds {first} and {key} with different values, yet its model "
-                "ties them: set tie_word_embeddings to false in its config.json"
-            )
-    if missing := [name for name in first_names.values() if name not in found]:
-        raise InputError(f"{stored.folder} lacks {missing[0]}: save the whole model there")
-    return found
-
-
-def _names_in_model(model: PreTrainedModel, stored: StoredWeights) -> dict[str, str]:
-    """Names in the files to names in the model, without what transformers takes no notice of."""
-    places = model.state_dict(keep_vars=True)
-    transforms = get_model_conversion_mapping(model)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    ignored = {*(model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS}
-    names = {}
-    for key in stored:
-        name, conversion = rename_source_key(
-            key, renamings, converters, model.base_model_prefix, places
-        )
-        if conversion is not None:
-            raise InputError(
-                f"{stored.folder} holds {key}, which is only a part of a weight of "
-                f"{type(model).__name__}: weights of this architecture cannot be read one by one, "
-                "only those of an adapter on it"
-            )
-        if name in places:
-            names[key] = name
-        elif not any(re.search(pattern, key) for pattern in ignored):
-            raise InputError(
-                f"{stored.folder} holds {key}, which {type(model).__name__} does not have: its "
-                "config.json is not that of its weights"
-            )
-    return names

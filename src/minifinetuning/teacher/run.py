@@ -6,9 +6,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from minifinetuning.data.batches import Sequences
-from minifinetuning.teacher.build import Autocast, open_cache
+from minifinetuning.teacher.build import open_cache
 from minifinetuning.teacher.live import Teacher, starting_teacher, teacher_of
-from minifinetuning.teacher.plan import CachePlan, plan_cache
+from minifinetuning.teacher.plan import Autocast, CachePlan, plan_cache
 
 __all__ = ["RunTeacher"]
 

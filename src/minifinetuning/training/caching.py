@@ -49,7 +49,7 @@ def cache_teacher(
             sequences[name] = text
     if not data.general:
         sequences["validation"] = texts.validation[SPECIALIZED]
-    starting = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+    starting = load_model(model)
     check_halves(starting)
     if options.freeze_head or adapter.adapter:
         freeze_head(starting)

@@ -85,7 +85,7 @@ def trained(
             "would name its base model as the one to load: merge it first "
             "(load_model(...).save_pretrained(folder) in Python)"
         )
-    student = load_model(model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+    student = load_model(model)
     uses_cache = student.config.use_cache
     adapts = adapter_config(adapter.adapter, student, adapter.rank) if adapter.adapter else None
     stopwatch = Stopwatch()

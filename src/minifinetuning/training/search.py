@@ -165,9 +165,7 @@ def _starting_scores(
     model: ModelConfig, texts: dict[str, Sequences], training: MFTConfig
 ) -> dict[str, TextScores]:
     """Of the model as it is before training."""
-    starting: Any = load_model(
-        model.model, dtype=model.dtype, trust_remote_code=model.trust_remote_code
-    )
+    starting: Any = load_model(model)
     return scores_by_text(
         starting.to(training.device),
         texts,

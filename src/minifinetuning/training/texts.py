@@ -160,12 +160,8 @@ class _Reader:
         self.model, self.data, self.needs = model, data, needs
         self.progress, self.say, self.warn = progress, say, warn
         self.summaries: dict[str, CorpusSummary] = {}
-        self.tokenizer = load_tokenizer(
-            model.tokenizer or model.model,
-            trust_remote_code=model.trust_remote_code,
-            option="--model" if model.tokenizer is None else "--tokenizer",
-        )
-        self.vocabulary = vocabulary_size(model.model, trust_remote_code=model.trust_remote_code)
+        self.tokenizer = load_tokenizer(model)
+        self.vocabulary = vocabulary_size(model)
         # Before the texts are read, which may take long.
         end = closing_token_id(self.tokenizer)
         require_embeddings([{"input_ids": [end]}], self.vocabulary, "the end of each document")
@@ -215,11 +211,7 @@ class _Reader:
 
     def written(self, role: str, sequences: int) -> SelfWritten:
         """What the model writes for a role: another text for each of them."""
-        model: Any = load_model(
-            self.model.model,
-            dtype=self.model.dtype,
-            trust_remote_code=self.model.trust_remote_code,
-        )
+        model: Any = load_model(self.model)
         if torch.cuda.is_available():
             model.cuda()
         written = self_written(
@@ -291,7 +283,7 @@ def _summary_of_written(written: SelfWritten, *, is_validation: bool) -> CorpusS
 
 
 def _sequence_length(model: ModelConfig, data: DataConfig) -> int:
-    limit = model_limit(model.model, trust_remote_code=model.trust_remote_code)
+    limit = model_limit(model)
     length = data.sequence_length or min(DEFAULT_SEQUENCE_LENGTH, limit or DEFAULT_SEQUENCE_LENGTH)
     if limit is not None and length > limit:
         raise InputError(

@@ -176,12 +176,7 @@ def _blended(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path
     """The tuned weights of the last step along the line back to the starting ones."""
     assert trainer.reference is not None
     save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
-    blend = open_blend(
-        settings.model.model,
-        str(folder),
-        dtype=settings.model.dtype,
-        trust_remote_code=settings.model.trust_remote_code,
-    )
+    blend = open_blend(settings.model, str(folder))
     model: Any = blend.load()
     points = blend_points(
         model.to(trainer.args.device),

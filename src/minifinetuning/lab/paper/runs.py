@@ -206,7 +206,7 @@ def text_sources(dataset: PaperDataset, model: str, reproduction: Reproduction) 
     start = _starting_model(model, reproduction)
     sample = hub_sample(
         dataset,
-        load_tokenizer(start.tokenizer or start.model),
+        load_tokenizer(start),
         largest + 2 * protocol.validation_tokens,
         cache_folder() / "paper",
     )

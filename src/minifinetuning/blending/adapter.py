@@ -1,4 +1,4 @@
-"""An adapter on disk whose effect on the merged weights is linear in some of its tensors."""
+"""An adapter at c times its effect: the line from a base model to the adapter merged into it."""
 
 import json
 import re
@@ -10,10 +10,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from minifinetuning.blending.weights import held_and_written, interpolated
 from minifinetuning.errors import InputError
+from minifinetuning.models.config import ModelConfig
+from minifinetuning.models.loading import load_model
 from minifinetuning.models.stored_weights import StoredWeights
 
-__all__ = ["ScalableAdapter"]
+__all__ = ["AdapterBlend", "ScalableAdapter"]
 
 _TENSORS = {
     "LORA": re.compile(r"\.(lora_A\.weight|lora_B\.(weight|bias)|lora_embedding_[AB])$"),
@@ -21,11 +24,29 @@ _TENSORS = {
 }
 
 _WITHOUT_EFFECT = {
-    *("peft_type", "task_type", "auto_mapping", "peft_version", "inference_mode", "revision"),
-    *("base_model_name_or_path", "target_modules", "exclude_modules", "feedforward_modules"),
-    *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "init_ia3_weights"),
-    *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "lora_dropout"),
-    *("lora_bias", "megatron_core", "qalora_group_size"),
+    "peft_type",
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "revision",
+    "base_model_name_or_path",
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "init_ia3_weights",
+    "r",
+    "rank_pattern",
+    "lora_alpha",
+    "alpha_pattern",
+    "use_rslora",
+    "lora_dropout",
+    "lora_bias",
+    "megatron_core",
+    "qalora_group_size",
 }
 """Settings that leave the merged weights linear in lora_B, or in IA3's vectors."""
 
@@ -122,3 +143,28 @@ class ScalableAdapter:
             f"the adapter in {self._folder} {reason}, and only plain LoRA and IA3 can be scaled: "
             "merge it into its base model first (merge_and_unload, then save_pretrained)"
         )
+
+
+class AdapterBlend:
+    """A LoRA or IA3 adapter at c times its effect, on its base model.
+
+    That is the interpolation of the merged weights, exactly, since these are linear in lora_B and
+    in IA3's vectors: W + c s B A = W + c (W + s B A - W), and so for (1 + c (l - 1)) W.
+    """
+
+    def __init__(self, base: ModelConfig, adapter: ScalableAdapter) -> None:
+        self._adapter = adapter
+        wider = torch.promote_types(StoredWeights(Path(base.model)).dtype, adapter.weights.dtype)
+        self._base, self.dtype = held_and_written(base, wider)
+
+    def load(self) -> PeftModel:
+        model = self._adapter.on(load_model(self._base))
+        self.apply(model, 0.0)
+        return model
+
+    def apply(self, model: PreTrainedModel | PeftModel, coefficient: float) -> None:
+        with torch.no_grad():
+            for name, place in self._adapter.places(model).items():
+                tuned = self._adapter.weights[name].to(place.device)
+                neutral = self._adapter.neutral(name, tuned)
+                place.copy_(interpolated(neutral, tuned, coefficient))
