@@ -7,12 +7,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from minifinetuning.data import (
+    DocumentStream,
     HeldOut,
     Marks,
-    corpus_from_documents,
+    corpus_from_sources,
     pack_documents,
     read_corpus,
-    read_documents,
     split_documents,
     tokenize_documents,
 )
@@ -37,7 +37,7 @@ def test_the_corpus_is_the_documents_split_and_packed(folder, tokenizer):
     corpus = read_corpus(
         [folder], tokenizer, sequence_length=16, train_tokens=2000, validation_tokens=300, seed=7
     )
-    tokenized = [*tokenize_documents(read_documents([folder]).items, tokenizer)]
+    tokenized = [*tokenize_documents([*DocumentStream([folder])], tokenizer)]
     split = split_documents(tokenized, 2000, 300, 7)
     assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
     assert (
@@ -53,7 +53,7 @@ def test_only_as_many_documents_are_tokenized_as_the_budgets_need(tmp_path, toke
     corpus = read_corpus([source], tokenizer, train_tokens=1000, **options)
     assert corpus.summary.tokenized_documents < 2000 == corpus.summary.documents
     split = split_documents(
-        [*tokenize_documents(read_documents([source]).items, tokenizer)], 1000, 200, 3
+        [*tokenize_documents([*DocumentStream([source])], tokenizer)], 1000, 200, 3
     )
     assert corpus.train.identity == pack_documents(split.train, 16, 2, marks=MARKS).identity
     assert (
@@ -141,14 +141,14 @@ def test_wrong_settings_are_found_before_anything_is_read(tokenizer, backend):
         read_corpus(["/missing"], tokenizer, sequence_length=8, train_tokens=0)
 
 
-def test_texts_from_elsewhere_give_the_same_corpus(folder, tokenizer):
-    documents = read_documents([folder])
-    given = corpus_from_documents(
-        documents, ["the demo"], tokenizer, TextConfig(sequence_length=16)
+def test_a_configuration_and_keywords_say_the_same(folder, tokenizer):
+    text = TextConfig(sequence_length=16, train_tokens="2k", validation_tokens="300")
+    given = corpus_from_sources([folder], tokenizer, text, seed=3)
+    read = read_corpus(
+        [folder], tokenizer, sequence_length=16, train_tokens=2000, validation_tokens=300, seed=3
     )
-    read = read_corpus([folder], tokenizer, sequence_length=16)
     assert given.train.identity == read.train.identity
-    assert given.summary.sources == ["the demo"]
+    assert given.summary == read.summary
 
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in ("an", "er", "i", "ost", "ul")]

@@ -1,19 +1,22 @@
 import csv
 import gzip
 import json
+import random
+import tracemalloc
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from minifinetuning.data import read_documents
+from minifinetuning.data import DocumentStream
+from minifinetuning.data.documents import SeenTexts
 from minifinetuning.errors import InputError
 
 
 def texts(*sources, **options):
-    documents = read_documents([str(source) for source in sources], **options)
-    return [document.text for document in documents.items]
+    documents = DocumentStream([str(source) for source in sources], **options)
+    return [document.text for document in documents]
 
 
 def written(path, content):
@@ -43,7 +46,7 @@ def test_a_folder_is_read_recursively_in_order_without_hidden_and_unknown_files(
 def test_a_document_names_its_file_and_a_row_its_number(tmp_path):
     page = written(tmp_path / "a.txt", "one")
     table = written(tmp_path / "b.jsonl", '"two"\n\n{"text": "three"}\n')
-    items = read_documents([str(page), str(table)]).items
+    items = [*DocumentStream([str(page), str(table)])]
     assert [item.source for item in items] == [str(page), f"{table}:1", f"{table}:2"]
 
 
@@ -140,7 +143,7 @@ def test_a_hub_id_is_loaded_with_its_configuration(monkeypatch):
         return datasets.Dataset.from_dict({"text": ["hello"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    items = read_documents(["some-owner/a.name:v1"]).items
+    items = [*DocumentStream(["some-owner/a.name:v1"])]
     assert asked == [("some-owner/a.name", "v1", "train")]
     assert (items[0].text, items[0].source) == ("hello", "some-owner/a.name:v1:1")
 
@@ -151,7 +154,7 @@ def test_a_hub_failure_is_one_short_sentence(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(InputError) as raised:
-        read_documents(["owner/name"])
+        list(DocumentStream(["owner/name"]))
     message = str(raised.value)
     assert "'owner/name' is neither a path nor a dataset" in message
     assert "no network" in message
@@ -164,7 +167,7 @@ def test_a_hub_failure_is_one_short_sentence(monkeypatch):
 def test_a_missing_path_fails_without_asking_the_hub(source, no_hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
-        read_documents([source])
+        list(DocumentStream([source]))
 
 
 def test_files_and_folders_of_no_known_kind_list_the_endings(tmp_path):
@@ -177,7 +180,7 @@ def test_files_and_folders_of_no_known_kind_list_the_endings(tmp_path):
 
 def test_one_string_in_place_of_a_list_is_refused():
     with pytest.raises(InputError, match="list of strings"):
-        read_documents("/tmp")
+        list(DocumentStream("/tmp"))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -246,16 +249,16 @@ def test_unreadable_files_are_named_together_or_skipped(tmp_path):
     assert "cut2" not in message
     assert "and 2 more" in message
     assert "--skip_unreadable" in message
-    documents = read_documents([str(tmp_path)], skip_unreadable=True)
-    assert [item.source for item in documents.items] == [str(good)]
+    documents = DocumentStream([str(tmp_path)], skip_unreadable=True)
+    assert [item.source for item in documents] == [str(good)]
     assert len(documents.skipped) == 7
     assert str(tmp_path / "binary.txt") in documents.skipped
 
 
 def test_empty_and_repeated_documents_are_counted_and_the_first_kept(tmp_path):
     path = written(tmp_path / "a.json", json.dumps(["b", " \n", "a", " b\n", "", "a"]))
-    documents = read_documents([str(path), str(path)])
-    assert [item.text for item in documents.items] == ["b", "a"]
+    documents = DocumentStream([str(path), str(path)])
+    assert [item.text for item in documents] == ["b", "a"]
     assert (documents.empty, documents.repeated) == (4, 6)
 
 
@@ -265,3 +268,23 @@ def test_nothing_with_text_is_an_error(tmp_path):
         texts(path)
     with pytest.raises(InputError, match="no documents with text"):
         texts()
+
+
+def test_seen_texts_answer_as_a_set_does():
+    source = random.Random(0)
+    seen, expected = SeenTexts(), set()
+    for _ in range(20_000):
+        text = str(source.randrange(12_000))
+        assert seen.add(text) == (text not in expected)
+        expected.add(text)
+    assert len(seen) == len(expected)
+
+
+def test_a_seen_text_takes_few_bytes():
+    tracemalloc.start()
+    seen = SeenTexts()
+    for number in range(100_000):
+        seen.add(str(number))
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 25 * len(seen)

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from minifinetuning.data import DocumentStream, read_documents
+from minifinetuning.data import DocumentStream
 from minifinetuning.data.readers import csv_rows, text_files
 from minifinetuning.data.sources import ending
 from minifinetuning.errors import InputError
@@ -146,10 +146,10 @@ def test_names_that_are_no_utf_8_do_no_harm(tmp_path):
     for said in (documents[0].source, *found.notes, *found.skipped, printable(name)):
         said.encode()
     with pytest.raises(InputError) as raised:
-        read_documents([name])
+        list(DocumentStream([name]))
     str(raised.value).encode()
     with pytest.raises(InputError) as raised:
-        read_documents([name + "-missing"])
+        list(DocumentStream([name + "-missing"]))
     str(raised.value).encode()
     json.dumps(found.left_out)
 

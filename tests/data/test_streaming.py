@@ -2,9 +2,11 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import random
 import tracemalloc
+import weakref
 
 import datasets
 import pyarrow
@@ -12,10 +14,10 @@ import pyarrow.parquet
 import pytest
 
 from minifinetuning.data import (
+    Document,
     DocumentStream,
     pack_documents,
     read_corpus,
-    read_documents,
     split_documents,
     streaming,
     tokenize_documents,
@@ -23,6 +25,8 @@ from minifinetuning.data import (
 from minifinetuning.data.near_copies import signatures
 from minifinetuning.data.packing import Marks
 from minifinetuning.data.readers.tables import row_texts
+from minifinetuning.data.splits import Extent
+from minifinetuning.data.streaming import first_in_order
 from minifinetuning.errors import InputError
 
 TEXTS = [f"{number:08}" * 1000 for number in range(1000)]  # 8 MB
@@ -96,39 +100,39 @@ def test_damage_at_the_end_leaves_all_of_a_table_out(kind, tmp_path):
     assert [document.text for document in stream] == ["fine"]
     assert (stream.count, stream.skipped) == (1, [source])
     with pytest.raises(InputError, match=r"cannot read as text: .*a\."):
-        read_documents([str(tmp_path)])
+        list(DocumentStream([str(tmp_path)]))
 
 
 def test_bytes_cut_at_the_border_of_a_chunk_are_text(tmp_path):
     path = tmp_path / "a.jsonl"
     text = "x" + "€" * 500_000
     path.write_text(json.dumps(text, ensure_ascii=False), encoding="utf-8")
-    assert read_documents([str(path)]).items[0].text == text
+    assert next(iter(DocumentStream([str(path)]))).text == text
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(InputError, match="damaged UTF-8"):
-        read_documents([str(path)])
+        list(DocumentStream([str(path)]))
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match="binary"):
-        read_documents([str(path)])
+        list(DocumentStream([str(path)]))
 
 
 def test_line_ends_and_marks_are_those_of_whole_files(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbftext,n\r\n"a\r\nb\rc",1\r"d",2\n')
-    assert [document.text for document in read_documents([str(path)]).items] == ["a\nb\nc", "d"]
+    assert [document.text for document in DocumentStream([str(path)])] == ["a\nb\nc", "d"]
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf"a"\r\n\r"b"\r{"text": \r\n')
     with pytest.raises(InputError, match=r"a\.jsonl, line 4: .* column 10\)"):
-        read_documents([str(path)])
+        list(DocumentStream([str(path)]))
 
 
 def test_the_column_is_chosen_by_all_rows(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"title": "t", "body": None}, {"title": 7, "body": "x"}, {"note": None}]
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    assert [document.text for document in read_documents([str(path)]).items] == ["x"]
+    assert [document.text for document in DocumentStream([str(path)])] == ["x"]
     path.write_text("\n".join(json.dumps(row) for row in [*rows, {"text": "last"}]))
-    assert [document.text for document in read_documents([str(path)]).items] == ["last"]
+    assert [document.text for document in DocumentStream([str(path)])] == ["last"]
 
 
 def test_no_more_rows_than_decide_the_column_are_read_twice():
@@ -159,7 +163,7 @@ def corpus(tmp_path):
 
 def expected(corpus, tokenizer, seed):
     """All documents tokenized and split: what the front must come to."""
-    items = read_documents([corpus]).items
+    items = [*DocumentStream([corpus])]
     tokenized = [*tokenize_documents(items, tokenizer)]
     rows = signatures(document.text for document in items)
     # Of so few words long documents are near-copies by chance.
@@ -203,3 +207,81 @@ def test_no_more_documents_count_as_tokenized_than_decide(corpus, tokenizer, mon
     assert 3000 + 200 < summary.tokens < 3000 + 2 * (200 + longest)
     monkeypatch.setattr("minifinetuning.data.tokens._BATCH_DOCUMENTS", 3)
     assert read_corpus([corpus], tokenizer, **options).summary == summary
+
+
+@pytest.fixture
+def documents():
+    source = random.Random(0)
+    return [Document(f"{number} " * source.randint(1, 40), "here") for number in range(300)]
+
+
+def in_order(documents, seed):
+    """The documented order, written out anew."""
+
+    def key(document):
+        identity = hashlib.sha256(document.text.strip().encode()).hexdigest()
+        return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
+
+    return sorted(documents, key=key)
+
+
+@pytest.mark.parametrize("characters", [1, 100, 2500, 10_000])
+def test_the_front_is_the_shortest_that_holds_the_characters(documents, characters):
+    for seed in range(5):
+        front = first_in_order(documents, seed, Extent(characters))
+        count = len(front.documents)
+        assert front.documents == in_order(documents, seed)[:count]
+        held = sum(len(document.text) for document in front.documents)
+        assert held - len(front.documents[-1].text) < characters <= held
+        assert not front.is_all
+
+
+def test_the_front_is_of_many_documents_unless_they_are_long(documents):
+    for most, held in ((10**9, 40), (500, None)):
+        front = first_in_order(documents, 3, Extent(100, 40, most))
+        order = in_order(documents, 3)
+        assert front.documents == order[: len(front.documents)]
+        if held is None:
+            lengths = [len(document.text) for document in front.documents]
+            assert sum(lengths[:-1]) < most <= sum(lengths)
+        else:
+            assert len(front.documents) == held
+
+
+def test_all_documents_are_a_front(documents):
+    characters = sum(len(document.text) for document in documents)
+    for enough in (characters, 10 * characters):
+        front = first_in_order(documents, 7, Extent(enough))
+        assert front.documents == in_order(documents, 7)
+        assert front.is_all
+
+
+def test_repeated_documents_keep_their_order():
+    documents = [Document("same", str(number)) for number in range(9)]
+    assert first_in_order(documents, 0, Extent(100)).documents == documents
+    assert first_in_order(documents, 0, Extent(12)).documents == documents[:3]
+
+
+def test_no_more_than_the_front_is_held():
+    alive = weakref.WeakSet()
+    most = 0
+
+    def made():
+        nonlocal most
+        for number in range(500):
+            document = Document(f"{number:0100}", "here")
+            alive.add(document)
+            most = max(most, len(alive))
+            yield document
+
+    front = first_in_order(made(), 0, Extent(1000))
+    assert len(front.documents) == 10
+    # Beside the front: the one just made, and the one before it, which the loop still names.
+    assert most <= 12
+
+
+def test_the_end_of_each_document_counts(documents):
+    held = first_in_order(documents, 1, Extent(1000), end=50).documents
+    sizes = [len(document.text) + 50 for document in held]
+    assert held == in_order(documents, 1)[: len(held)]
+    assert sum(sizes[:-1]) < 1000 <= sum(sizes)

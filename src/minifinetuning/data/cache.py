@@ -5,14 +5,14 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -37,22 +37,24 @@ FileState = tuple[str, int, int]
 """Absolute path, size in bytes, and time of the last change in nanoseconds."""
 
 
-def cache_entry(
+def cached_corpus(
     folder: Path,
     stream: DocumentStream,
     tokenizer: "PreTrainedTokenizerBase",
     text: TextConfig,
     settings: Mapping[str, object],
-) -> "CacheEntry | None":
-    """The place of a corpus in `folder`, which may be empty; None for datasets of the hub.
+    read: Callable[[], Corpus],
+) -> Corpus:
+    """The corpus that `folder` keeps, or what `read` gives, kept for the next time.
 
     Its name is a digest of all that the corpus comes from: the files' paths, sizes and times of
     change, how they are read (`text`), the tokenizer, what else decides in `settings`, and the
-    versions of the software. What lies behind the name of a hub dataset may change unseen.
+    versions of the software. Of datasets of the hub nothing is kept: what lies behind a name may
+    change unseen. Nor is anything where files have changed while they were read.
     """
     files = file_states(stream.files)
     if files is None:
-        return None
+        return read()
     origin = {
         "sources": stream.sources,
         "text": {field.name: getattr(text, field.name) for field in fields(TextConfig)},
@@ -61,50 +63,47 @@ def cache_entry(
         "software": _software(),
         **settings,
     }
-    key = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-    return CacheEntry(folder / f"corpus-{key}.safetensors", stream, files)
+    path = folder / f"corpus-{_digest(json.dumps(origin, sort_keys=True))}.safetensors"
+    corpus = _kept(path)
+    if corpus is None:
+        corpus = read()
+        if file_states(stream.files) == files:
+            _keep(corpus, path)
+    return corpus
 
 
-@dataclass(frozen=True)
-class CacheEntry:
-    """The place of one corpus in a cache, full or empty; `files` are what it comes from."""
+def _kept(path: Path) -> Corpus | None:
+    """The corpus kept here; None where there is none, or what lies here is damaged."""
+    try:
+        kept = _unpacked(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    # The time of the last change is that of the last use. It may be another user's file.
+    with suppress(OSError):
+        os.utime(path)
+    return kept
 
-    path: Path
-    stream: DocumentStream
-    files: list[FileState]
 
-    def corpus(self) -> Corpus | None:
-        """The corpus kept here; None where there is none, or what lies here is damaged."""
-        try:
-            kept = _unpacked(self.path)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            return None
-        # The time of the last change is that of the last use. It may be another user's file.
-        with suppress(OSError):
-            os.utime(self.path)
-        return kept
+def _keep(corpus: Corpus, path: Path) -> None:
+    """Write the corpus, readable by the user alone, and make room for it in its folder.
 
-    def keep(self, corpus: Corpus) -> None:
-        """Write the corpus, readable by the user alone, and make room for it in its folder.
-
-        Nothing is written where the files have changed while they were read, or where it is above
-        the limit by itself. A folder that cannot be written is a warning.
-        """
-        content = _packed(corpus)
-        if len(content) > LIMIT or file_states(self.stream.files) != self.files:
-            return
-        try:
-            with replacing(self.path) as temporary:
-                temporary.touch(mode=0o600)
-                temporary.write_bytes(content)
-            _shrink(self.path.parent)
-        except OSError as error:
-            logger.warning(
-                "the tokenized texts could not be kept in %s (%s), so the next run reads the "
-                "sources again: make room there, or set MINIFINETUNING_CACHE to another folder",
-                self.path.parent,
-                error.strerror,
-            )
+    Not where it is above the limit by itself. A folder that cannot be written is a warning.
+    """
+    content = _packed(corpus)
+    if len(content) > LIMIT:
+        return
+    try:
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_bytes(content)
+        _shrink(path.parent)
+    except OSError as error:
+        logger.warning(
+            "the tokenized texts could not be kept in %s (%s), so the next run reads the "
+            "sources again: make room there, or set MINIFINETUNING_CACHE to another folder",
+            path.parent,
+            error.strerror,
+        )
 
 
 def file_states(files: Sequence[FileOrDataset]) -> list[FileState] | None:
@@ -158,52 +157,55 @@ def _software() -> dict[str, str]:
 def _packed(corpus: Corpus) -> bytes:
     """A safetensors file: the streams (N,) of int32, and what describes them as its metadata.
 
-    Beside them, the `signatures` of the validation documents.
+    Beside them where documents start, and the `signatures` of the validation documents.
     """
     sides = {"validation": corpus.validation}
     if corpus.train is not None:
         sides["train"] = corpus.train
-    held_out = corpus.held_out
+    marks = corpus.validation.marks
     record = json.dumps(
         {
             "summary": asdict(corpus.summary),
-            "held_out": {"identities": held_out.identities, "digest": held_out.digest},
+            "held_out": corpus.held_out.identities,
             "pad_token_id": corpus.validation.pad_token_id,
-            "end": corpus.validation.marks.end,
-            "openings": sorted(corpus.validation.marks.openings),
-            "starts": {name: side.starts.tolist() for name, side in sides.items()},
-            "identities": {name: side.identity for name, side in sides.items()},
+            "end": marks.end,
+            "openings": sorted(marks.openings),
         }
     )
-    tensors = {name: side.stream.numpy() for name, side in sides.items()}
-    tensors["signatures"] = held_out.signatures
-    return save(tensors, {"record": record, "digest": _digest(record)})
+    tensors = {"signatures": corpus.held_out.signatures}
+    for name, side in sides.items():
+        tensors[name] = side.stream.numpy()
+        tensors[f"{name}_starts"] = side.starts.numpy()
+    return save(tensors, {"record": record, "digest": _digest(record, tensors)})
 
 
 def _unpacked(path: Path) -> Corpus:
     """What `_packed` has written; raises one of many errors where it is anything else."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        if metadata["digest"] != _digest(metadata["record"]):
-            raise ValueError("the record is damaged")
-        record: dict[str, Any] = json.loads(metadata["record"])
-        streams = {name: file.get_tensor(name) for name in record["identities"]}
-        held_out = HeldOut(tuple(record["held_out"]["identities"]), file.get_tensor("signatures"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["digest"] != _digest(metadata["record"], tensors):
+        raise ValueError("damaged")
+    record: dict[str, Any] = json.loads(metadata["record"])
     summary = CorpusSummary(**record["summary"])
     marks = Marks(record["end"], frozenset(record["openings"]))
-    length, pad = summary.sequence_length, record["pad_token_id"]
     sides = {
         name: PackedSequences(
-            stream, length, pad, starts=numpy.array(record["starts"][name]), marks=marks
+            tensors[name],
+            summary.sequence_length,
+            record["pad_token_id"],
+            starts=tensors[f"{name}_starts"],
+            marks=marks,
         )
-        for name, stream in streams.items()
+        for name in ("train", "validation")
+        if name in tensors
     }
-    if {name: side.identity for name, side in sides.items()} != record["identities"]:
-        raise ValueError("the token ids are damaged")
-    if held_out.digest != record["held_out"]["digest"]:
-        raise ValueError("the signatures are damaged")
+    held_out = HeldOut(tuple(record["held_out"]), tensors["signatures"])
     return Corpus(sides.get("train"), sides["validation"], summary, held_out)
 
 
-def _digest(record: str) -> str:
-    return hashlib.sha256(record.encode()).hexdigest()
+def _digest(record: str, tensors: Mapping[str, NDArray[Any]] | None = None) -> str:
+    content = hashlib.sha256(record.encode())
+    for name, tensor in sorted((tensors or {}).items()):
+        content.update(name.encode() + tensor.tobytes())
+    return content.hexdigest()

@@ -4,7 +4,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from minifinetuning.data.readers.files import place_texts
 from minifinetuning.data.readers.unreadable import UnreadableError
@@ -25,36 +25,6 @@ class Document:
     def source(self) -> str:
         """The path, as `path:ROW` for a row of a table."""
         return self.file if self.row is None else f"{self.file}:{self.row}"
-
-
-@dataclass(frozen=True)
-class Documents:
-    """The documents read, and what a `DocumentStream` says of those that it left out."""
-
-    items: list[Document]
-    empty: int
-    repeated: int
-    skipped: list[str]
-    left_out: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Document]:
-        return iter(self.items)
-
-    @property
-    def count(self) -> int:
-        """The number of `items`."""
-        return len(self.items)
-
-
-def read_documents(
-    sources: Sequence[str], text_field: str | None = None, skip_unreadable: bool = False
-) -> Documents:
-    """The documents of a `DocumentStream`, all at once."""
-    stream = DocumentStream(sources, text_field, skip_unreadable)
-    return Documents(
-        [*stream], stream.empty, stream.repeated, stream.skipped, stream.left_out, stream.notes
-    )
 
 
 class DocumentStream:

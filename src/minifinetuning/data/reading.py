@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from minifinetuning.data.cache import cache_entry
+from minifinetuning.data.cache import cached_corpus
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
 from minifinetuning.data.corpus import Corpus, CorpusSummary
-from minifinetuning.data.documents import Documents, DocumentStream
+from minifinetuning.data.documents import DocumentStream
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.repeated_lines import RepeatedLines, WithoutRepeatedLines
 from minifinetuning.data.sources import counted
@@ -81,62 +81,44 @@ def corpus_from_sources(
     cache: Path | None = None,
     warn: Callable[[str], None] = logger.warning,
 ) -> Corpus:
-    """The sources read, tokenized, split and packed as `text` says.
+    """The sources read by `DocumentStream`, split by `split_documents` and packed, as `text` says.
 
-    See `DocumentStream` for the sources, and `corpus_from_documents` for the rest and for the
-    errors raised. What is held in memory grows with the budgets, and by at most 24 bytes for each
-    document read. The folder `cache` keeps the corpus for the next time that the same is asked for,
-    and other corpora up to 2 GiB in all. `warn` is given a sentence for each thing that makes
-    figures of the corpus say little.
+    `with_train=False` gives the same validation side alone. What is `held_out` elsewhere, and
+    near-copies of it, are not trained on; the validation side does not depend on it. What is held
+    in memory grows with the budgets, and by at most 24 bytes for each document read. The folder
+    `cache` keeps the corpus for the next time that the same is asked for, and other corpora up to
+    2 GiB in all. `warn` is given a sentence for each thing that makes figures of the corpus say
+    little.
+
+    Raises InputError as `DocumentStream` does, where the tokenizer has no EOS token, or where the
+    training side holds fewer tokens than one sequence.
     """
     # Before the sources are read, which may take long.
     closing_token_id(tokenizer)
     stream = DocumentStream(sources, text.text_field, text.skip_unreadable)
-    entry = corpus = None
-    if cache is not None:
+
+    def read() -> Corpus:
+        return _read(stream, tokenizer, text, seed, with_train, held_out, progress)
+
+    if cache is None:
+        corpus = read()
+    else:
         settings = {"seed": seed, "with_train": with_train, "held_out": held_out.digest}
-        entry = cache_entry(cache, stream, tokenizer, text, settings)
-    if entry is not None:
-        corpus = entry.corpus()
-    if corpus is None:
-        corpus = corpus_from_documents(
-            stream,
-            sources,
-            tokenizer,
-            text,
-            seed=seed,
-            with_train=with_train,
-            held_out=held_out,
-            progress=progress,
-        )
-        if entry is not None:
-            entry.keep(corpus)
+        corpus = cached_corpus(cache, stream, tokenizer, text, settings, read)
     for caution in corpus.summary.cautions():
         warn(caution)
     return corpus
 
 
-def corpus_from_documents(
-    documents: Documents | DocumentStream,
-    sources: Sequence[str],
+def _read(
+    documents: DocumentStream,
     tokenizer: "PreTrainedTokenizerBase",
     text: TextConfig,
-    *,
-    seed: int = 42,
-    with_train: bool = True,
-    held_out: HeldOut = NOTHING,
-    progress: bool = False,
+    seed: int,
+    with_train: bool,
+    held_out: HeldOut,
+    progress: bool,
 ) -> Corpus:
-    """The documents tokenized, split by `split_documents` and packed by `pack_documents`.
-
-    `sources` name the documents to a person. `with_train=False` gives the same validation side
-    alone. What is `held_out` elsewhere, and near-copies of it, are not trained on; the validation
-    side does not depend on it.
-
-    Raises InputError where the tokenizer has no EOS token, or the training side holds fewer tokens
-    than one sequence.
-    """
-    end = closing_token_id(tokenizer)
     length = text.sequence_length or DEFAULT_SEQUENCE_LENGTH
     lines = RepeatedLines(documents)
     dropping = None
@@ -155,7 +137,8 @@ def corpus_from_documents(
     )
     split = found.split
     if with_train:
-        _require_one_sequence(split, sources, length)
+        _require_one_sequence(split, documents.sources, length)
+    end = closing_token_id(tokenizer)
     marks = Marks(end, opening_token_ids(tokenizer))
 
     def packed(side: Sequence[TokenizedDocument]) -> PackedSequences:
@@ -167,7 +150,7 @@ def corpus_from_documents(
     emptied, repeated = (dropping.empty, dropping.repeated) if dropping else (0, 0)
     alike = found.near_copies()
     summary = CorpusSummary(
-        sources=[printable(source) for source in sources],
+        sources=[printable(source) for source in documents.sources],
         documents=documents.count - emptied - repeated,
         empty=documents.empty + emptied,
         repeated=documents.repeated + repeated,

@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001
 import pytest
 
-from minifinetuning.data import DocumentStream, read_documents
+from minifinetuning.data import DocumentStream
 from minifinetuning.errors import InputError
 
 GERMAN = "Die Prüfung größerer Geräte erfolgt jährlich, auch am Café „Süd“.\n"
@@ -88,7 +88,7 @@ def test_what_is_no_text_is_named_with_its_reason(content, reason, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.txt \({reason}\)"):
-        read_documents([str(path)])
+        list(DocumentStream([str(path)]))
 
 
 def test_what_is_unsure_is_said_to_be_so(tmp_path):

@@ -5,13 +5,13 @@ from email.message import EmailMessage
 
 import pytest
 
-from minifinetuning.data import read_documents
+from minifinetuning.data import DocumentStream
 from minifinetuning.errors import InputError
 
 
 def texts(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [document.text for document in read_documents([str(path)])]
+    return [document.text for document in DocumentStream([str(path)])]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_mailbox_holds_a_document_a_mail(tmp_path):
     for number in range(3):
         box.add(mail(f"Mail {number}", "body\n"))
     box.close()
-    items = read_documents([str(tmp_path / "a.mbox")]).items
+    items = [*DocumentStream([str(tmp_path / "a.mbox")])]
     assert [item.text for item in items] == [f"Mail {n}\n\nbody" for n in range(3)]
     assert items[2].source == f"{tmp_path / 'a.mbox'}:3"
 

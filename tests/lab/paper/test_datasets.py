@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from minifinetuning.data import read_corpus, read_documents
+from minifinetuning.data import DocumentStream, read_corpus
 from minifinetuning.errors import InputError
 from minifinetuning.lab.paper import samples
 from minifinetuning.lab.paper.datasets import (
@@ -122,7 +122,8 @@ def test_the_product_finds_as_many_tokens_in_it(stand_in, tokenizer, sentences, 
     texts = sentences(30, 1)
     dataset = stand_in(PUBMED, [["", " \n", f"{texts[0]}\n", *texts], [*texts, *sentences(30, 2)]])
     sources = [str(hub_sample(dataset, tokenizer, 2000, tmp_path / "samples"))]
-    documents = read_documents(sources)
+    documents = DocumentStream(sources)
+    list(documents)
     assert (documents.empty, documents.repeated) == (0, 0)
     options = {"sequence_length": 32, "train_tokens": 1800, "validation_tokens": 200}
     summary = read_corpus(sources, tokenizer, **options).summary
