@@ -108,8 +108,9 @@ def test_what_is_held_out_knows_its_copies():
     texts = written(WORDS, " ", 4, seed=7)
     held_out = HeldOut(("a", "b"), signatures(texts[:2]))
     copy = edited(texts[1], " ", WORDS, 0.05, 1)
-    assert held_out.copied(signatures([texts[3], copy])) == [False, True]
-    assert held_out.met(signatures([texts[3], copy])) == {"b"}
+    others = signatures([texts[3], copy])
+    assert held_out.copies_among(["other", "copy"], others) == ["copy"]
+    assert held_out.copied_in(others) == ["b"]
     both = held_out | HeldOut(("c",), signatures(texts[2:3]))
     assert both.identities == ("a", "b", "c")
     assert numpy.array_equal(both.signatures, signatures(texts[:3]))

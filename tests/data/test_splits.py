@@ -209,7 +209,7 @@ def test_near_copies_are_on_one_side_and_count_as_one_document():
     for seed in range(20):
         split = split_documents(documents, EVERYTHING, 1000, seed, signatures=copies(*named))
         train = {name[0] for name in names(split.train)}
-        validation = {name[0] for name in split.held_out}
+        validation = {name[0] for name in split.held_out.identities}
         assert split.are_apart
         assert validation
         assert not train & validation
@@ -222,7 +222,7 @@ def test_a_large_group_of_near_copies_is_for_training():
     named = [f"A{number}" for number in range(50)] + [chr(ord("B") + n) for n in range(30)]
     documents = [document(name, 100) for name in named]
     split = split_documents(documents, EVERYTHING, EVERYTHING, signatures=copies(*named))
-    assert not any(name.startswith("A") for name in split.held_out)
+    assert not any(name.startswith("A") for name in split.held_out.identities)
     assert tokens(split.validation) == 800
     assert split.are_apart
 
@@ -241,7 +241,7 @@ def test_near_copies_behind_the_front_are_left_out():
     named = [letter + str(number) for letter in letters for number in range(2)]
     documents = [document(name, 20) for name in named]
     split = split_documents(documents, EVERYTHING, 100, seed=1, signatures=copies(*named))
-    validation = {name[0] for name in split.held_out}
+    validation = {name[0] for name in split.held_out.identities}
     assert not validation & {name[0] for name in names(split.train)}
     assert {name[0] for name in split.left_out} <= validation
     # Of most of them the copy lies behind the front that validation is chosen from.

@@ -122,10 +122,11 @@ class CorpusSummary:
         if self.near_copies:
             share = self.near_copy_tokens / self.tokens
             sides = "of one side each" if self.are_near_copies_apart else "on both sides"
-            left_out = f", {self.left_out_near_copies:,} left out" * bool(self.left_out_near_copies)
+            if self.left_out_near_copies:
+                sides += f", {self.left_out_near_copies:,} left out"
             lines.append(
                 f"  near-copies: {counted(self.near_copies, 'document')}, {share:.1%} of the "
-                f"tokens, {sides}{left_out}"
+                f"tokens, {sides}"
             )
         if self.held_out_copies or self.held_out_near_copies:
             lines.append(

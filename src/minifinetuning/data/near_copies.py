@@ -24,8 +24,8 @@ SIMILARITY = 0.4
 
 _SEED = 1
 _ENTRIES = 128
-_UNSIGNED = 2**32 - 1
-"""All entries of the signature of no shingles."""
+NO_SHINGLES = numpy.full(_ENTRIES, 2**32 - 1, dtype=numpy.uint32)
+"""The signature of a document that is too short; it is a near-copy of none."""
 
 _BAND = 4
 """Entries of which all must be equal somewhere, in one of 32 bands, for two to be compared."""
@@ -170,6 +170,6 @@ def _are_alike(documents: Signatures, one: Places, others: Signatures, other: Pl
     for start in range(0, len(one), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         left, right = documents[one[part]], others[other[part]]
-        is_signed = (left != _UNSIGNED).any(axis=1)
+        is_signed = (left != NO_SHINGLES).any(axis=1)
         alike[part] = is_signed & ((left == right).mean(axis=1) >= SIMILARITY)
     return alike

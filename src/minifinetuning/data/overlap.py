@@ -46,7 +46,7 @@ def trained_runs(measured: PackedSequences, trained: Iterable[Sequences]) -> lis
     for text in trained:
         is_known = numpy.zeros(len(known), dtype=bool)
         stream = _stream(text)
-        for start in range(0, len(stream) if len(known) else 0, _PART):
+        for start in range(0, len(stream), _PART):
             # Parts overlap, so that no run is cut in two.
             hashes = _hashes(stream[start : start + _PART + RUN - 1])
             is_known |= numpy.isin(known, hashes[ends[hashes % _SLOTS]])

@@ -173,13 +173,13 @@ def _read(
         left_out_near_copies=len(split.left_out),
         held_out_copies=len(found.copies),
         held_out_near_copies=found.held_out_near_copies,
-        held_out_met=len(found.copies | held_out.met(found.signatures)),
+        held_out_met=len(found.copies.union(held_out.copied_in(found.signatures))),
         repeated_lines=len(lines.documents_of),
         repeated_line_share=lines.share,
         repeated_line=lines.example,
         are_repeated_lines_dropped=text.drop_boilerplate,
     )
-    return Corpus(train, validation, summary, found.held_out())
+    return Corpus(train, validation, summary, split.held_out)
 
 
 def _require_one_sequence(split: Split, sources: Sequence[str], sequence_length: int) -> None:

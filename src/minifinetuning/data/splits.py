@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from minifinetuning.data.near_copies import Signatures, groups, near_copies
+from minifinetuning.data.near_copies import NO_SHINGLES, Signatures, groups, near_copies
 from minifinetuning.data.tokens import TokenizedDocument
 from minifinetuning.errors import InputError
 
@@ -19,26 +19,6 @@ validation 4,096 tokens: 32 times the shortest piece."""
 
 SHORTEST_PIECE = 128
 """Tokens that a document is cut to at least, where validation is not very small."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The two sides of a corpus, in the order of the split.
-
-    Near-copies within the validation side are one document there: what they say counts once.
-    `held_out` are the identities of all its documents; the fronts of `cut` of them are trained on.
-    `left_out` are near-copies of them that are on neither side, and `passed_over` is the number of
-    documents that are never trained on. `are_apart` is False where the text is little else than
-    near-copies of one another, so that both sides have to hold some.
-    """
-
-    train: list[TokenizedDocument]
-    validation: list[TokenizedDocument]
-    held_out: tuple[str, ...] = ()
-    cut: int = 0
-    left_out: tuple[str, ...] = ()
-    passed_over: int = 0
-    are_apart: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,19 +46,39 @@ class HeldOut:
         content.update(self.signatures.astype("<u4").tobytes())
         return content.hexdigest()
 
-    def copied(self, documents: Signatures) -> list[bool]:
-        """For each of other documents whether it is a near-copy of one of these."""
-        return [place is not None for place in near_copies(documents, self.signatures)]
+    def copies_among(self, identities: Sequence[str], signatures: Signatures) -> list[str]:
+        """Those of other documents, by their identities, that are near-copies of one of these."""
+        found = near_copies(signatures, self.signatures)
+        pairs = zip(identities, found, strict=True)
+        return [identity for identity, place in pairs if place is not None]
 
-    def met(self, documents: Signatures) -> set[str]:
+    def copied_in(self, signatures: Signatures) -> list[str]:
         """The identities of these that have a near-copy among other documents."""
-        found = near_copies(self.signatures, documents)
-        pairs = zip(self.identities, found, strict=True)
-        return {identity for identity, place in pairs if place is not None}
+        return HeldOut((), signatures).copies_among(self.identities, self.signatures)
 
 
-NOTHING = HeldOut((), numpy.zeros((0, 128), numpy.uint32))
+NOTHING = HeldOut((), numpy.zeros((0, len(NO_SHINGLES)), numpy.uint32))
 """Every document may be trained on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two sides of a corpus, in the order of the split.
+
+    Near-copies within the validation side are one document there: what they say counts once.
+    `held_out` are all its documents; the fronts of `cut` of them are trained on. `left_out` are the
+    identities of near-copies of them that are on neither side, and `passed_over` is the number of
+    documents that are never trained on. `are_apart` is False where the text is little else than
+    near-copies of one another, so that both sides have to hold some.
+    """
+
+    train: list[TokenizedDocument]
+    validation: list[TokenizedDocument]
+    held_out: HeldOut
+    cut: int
+    left_out: frozenset[str]
+    passed_over: int
+    are_apart: bool
 
 
 def split_documents(
@@ -123,29 +123,32 @@ def split_documents(
     distinct.sort(key=lambda document: order_key(document.identity, seed))
     front = shortest_front(distinct, deciding_size(validation_tokens))
     wanted = max(1, min(validation_tokens, total_tokens(front) // 10))
+    if signatures is None:
+        signatures = {document.identity: NO_SHINGLES for document in distinct}
     units, are_apart = _separable(_units(front, signatures), wanted)
     chosen = _chosen(units, wanted)
-    held = {document.identity: tokens for unit, tokens in chosen for document in unit}
-
-    left_out: tuple[str, ...] = ()
-    if signatures is not None and are_apart:
-        left_out = _copies_of(held, distinct[len(front) :], signatures)
-    never_again = frozenset(left_out)
+    taken = {document.identity: tokens for unit, tokens in chosen for document in unit}
+    held_out = HeldOut(tuple(taken), _rows(taken, signatures))
+    left_out: frozenset[str] = frozenset()
+    if are_apart:
+        behind = [document.identity for document in distinct[len(front) :]]
+        left_out = frozenset(held_out.copies_among(behind, _rows(behind, signatures)))
     rest = []
     cut = passed_over = 0
     for document in distinct:
-        tokens = len(document.token_ids) - held.get(document.identity, 0)
-        if tokens <= 0 or document.identity in never_again:
+        tokens = len(document.token_ids) - taken.get(document.identity, 0)
+        if tokens <= 0 or document.identity in left_out:
             continue
         if document.identity in never_trained:
             passed_over += 1
             continue
-        cut += tokens < len(document.token_ids)
+        if tokens < len(document.token_ids):
+            cut += 1
         rest.append(replace(document, token_ids=document.token_ids[:tokens]))
     return Split(
         _beginning(rest, train_tokens),
         [_joined(unit, tokens) for unit, tokens in chosen],
-        tuple(held),
+        held_out,
         cut,
         left_out,
         passed_over,
@@ -211,13 +214,16 @@ Unit = list[TokenizedDocument]
 """Documents that belong on one side: one, or near-copies."""
 
 
+def _rows(identities: Iterable[str], signatures: Mapping[str, Signatures]) -> Signatures:
+    rows = [signatures[identity] for identity in identities]
+    return numpy.array(rows, dtype=numpy.uint32).reshape(-1, len(NO_SHINGLES))
+
+
 def _units(
-    documents: Sequence[TokenizedDocument], signatures: Mapping[str, Signatures] | None
+    documents: Sequence[TokenizedDocument], signatures: Mapping[str, Signatures]
 ) -> list[Unit]:
     """The documents in their order, near-copies where the first of them is."""
-    if signatures is None:
-        return [[document] for document in documents]
-    rows = numpy.stack([signatures[document.identity] for document in documents])
+    rows = _rows((document.identity for document in documents), signatures)
     units: dict[int, Unit] = {}
     for document, first in zip(documents, groups(rows), strict=True):
         units.setdefault(first, []).append(document)
@@ -255,21 +261,6 @@ def _chosen(units: list[Unit], wanted: int) -> list[tuple[Unit, int]]:
             taken[number] = sizes[number]
             held += sizes[number]
     return [(units[number], taken[number]) for number in sorted(taken)]
-
-
-def _copies_of(
-    held: Iterable[str],
-    documents: Sequence[TokenizedDocument],
-    signatures: Mapping[str, Signatures],
-) -> tuple[str, ...]:
-    """Those of the documents, by identity, that are near-copies of what is held out."""
-    if not documents:
-        return ()
-    own = numpy.stack([signatures[document.identity] for document in documents])
-    others = numpy.stack([signatures[identity] for identity in held])
-    found = near_copies(own, others)
-    pairs = zip(documents, found, strict=True)
-    return tuple(document.identity for document, place in pairs if place is not None)
 
 
 def _joined(unit: Unit, tokens: int) -> TokenizedDocument:

@@ -50,12 +50,6 @@ class StreamSplit:
         pairs = zip(self.documents, of_group, strict=True)
         return [document for document, group in pairs if sizes[group] > 1]
 
-    def held_out(self) -> HeldOut:
-        """The validation documents, so that no other text trains on them."""
-        rows = {document.identity: row for row, document in enumerate(self.documents)}
-        held = self.split.held_out
-        return HeldOut(held, self.signatures[[rows[identity] for identity in held]])
-
 
 def split_stream(
     documents: Iterable[Document],
@@ -92,14 +86,14 @@ def split_stream(
         # What lies behind is not needed any more, and is most of the memory held.
         del first.documents[len(tokenized) :]
         rows = signatures(document.text for document in first.documents)
-        copied = zip(tokenized, held_out.copied(rows), strict=True)
-        near = {document.identity for document, is_copied in copied if is_copied}
+        identities = [document.identity for document in tokenized]
+        near = frozenset(held_out.copies_among(identities, rows))
         split = split_documents(
             tokenized,
             train_tokens,
             validation_tokens,
             seed,
-            signatures={one.identity: row for one, row in zip(tokenized, rows, strict=True)},
+            signatures=dict(zip(identities, rows, strict=True)),
             never_trained=exact | near,
         )
         if is_all or total_tokens(split.train) >= train_tokens:

@@ -92,8 +92,10 @@ class PlainText:
 
         None where it has no ids of its own there, or one of them is a control token.
         """
+        if not self.tokenizer.is_fast:
+            return None
         # Behind the very letter that it was cut from, the string may be whole again.
-        for letter in (before, ".", "a") if self.tokenizer.is_fast else ():
+        for letter in (before, ".", "a"):
             found = self._with_offsets(letter + text)
             ids = [token for token, (_, end) in found if end > 1]
             is_apart = min((start for _, (start, end) in found if end > 1), default=0) == 1
