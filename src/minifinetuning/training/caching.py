@@ -8,7 +8,6 @@ from functools import partial
 
 from accelerate import PartialState
 
-from minifinetuning.data.batches import Sequences
 from minifinetuning.data.config import DataConfig
 from minifinetuning.evaluation.scores import SPECIALIZED
 from minifinetuning.models.causal import check_halves, freeze_head
@@ -43,10 +42,7 @@ def cache_teacher(
         read = replace(data, general=None)
     needs = TextNeeds(options.seed, new_data_fraction=options.new_data_fraction)
     texts = read_texts(model, read, needs)
-    sequences: dict[str, Sequences] = {}
-    for name, text in (("train", texts.train), ("replay", texts.replay)):
-        if text is not None:
-            sequences[name] = text
+    sequences = texts.trained()
     if not data.general:
         sequences["validation"] = texts.validation[SPECIALIZED]
     starting = load_model(model)
