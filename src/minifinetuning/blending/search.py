@@ -15,8 +15,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minifinetuning.blending.line import Blend, open_blend
-from minifinetuning.data.batches import Sequences
 from minifinetuning.data.config import DataConfig
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.comparison import comparison
 from minifinetuning.evaluation.scores import TextScores, scores_by_text

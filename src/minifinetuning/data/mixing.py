@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from minifinetuning.data.batches import REPLAY_COLUMN, Sequences
+from minifinetuning.data.sequences import REPLAY_COLUMN, Sequences
 from minifinetuning.errors import InputError
 
 __all__ = ["MixedOrder", "MixedSequences", "Mixture"]

@@ -10,8 +10,8 @@ import numpy
 import numpy.typing
 import torch
 
-from minifinetuning.data.batches import Sequences
 from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.data.tokens import TokenIds
 
 __all__ = ["RUN", "trained_runs"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minifinetuning.data.batches import DOCUMENT_COLUMN, END_COLUMN
+from minifinetuning.data.sequences import DOCUMENT_COLUMN, END_COLUMN
 from minifinetuning.data.tokens import TokenIds, TokenizedDocument
 from minifinetuning.errors import InputError
 

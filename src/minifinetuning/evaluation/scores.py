@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import Sequences, collate, of_predictions
+from minifinetuning.data.batches import collate, of_predictions
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.metrics import SequenceLosses, perplexity
 from minifinetuning.models.causal import causal_model, evaluating
 from minifinetuning.models.student import (

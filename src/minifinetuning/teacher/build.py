@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minifinetuning.data.batches import Sequences, collate
+from minifinetuning.data.batches import collate
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import agree, output_head
 from minifinetuning.models.identity import weights_identity

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minifinetuning.data.batches import TEACHER_COLUMN, Sequences
+from minifinetuning.data.sequences import TEACHER_COLUMN, Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, expected_embedding
 from minifinetuning.teacher.contents import Column

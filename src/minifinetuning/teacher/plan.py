@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import Sequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import causal_model, output_head
 from minifinetuning.models.identity import weights_identity

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import Sequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.teacher.build import open_cache
 from minifinetuning.teacher.live import Teacher, starting_teacher, teacher_of
 from minifinetuning.teacher.plan import Autocast, CachePlan, plan_cache

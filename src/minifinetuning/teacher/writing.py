@@ -21,8 +21,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minifinetuning.data.batches import END_COLUMN
-from minifinetuning.data.sequences import require_embeddings
+from minifinetuning.data.sequences import END_COLUMN, require_embeddings
 from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
