@@ -1,4 +1,4 @@
-"""Sequences to batches: padding, labels, and what a teacher's cache brings along."""
+"""Put sequences together into padded batches, with what a teacher's cache knows of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Corpora kept on disk, so that a run on unchanged texts neither reads nor tokenizes them again."""
+"""Keep corpora on disk, so that a run on unchanged texts does not read and tokenize them again."""
 
 import hashlib
 import json
@@ -45,12 +45,12 @@ def cached_corpus(
     settings: Mapping[str, object],
     read: Callable[[], Corpus],
 ) -> Corpus:
-    """The corpus that `folder` keeps, or what `read` gives, kept for the next time.
+    """The corpus that `folder` keeps, or else what `read` gives, kept there for the next time.
 
-    Its name is a digest of all that the corpus comes from: the files' paths, sizes and times of
-    change, how they are read (`text`), the tokenizer, what else decides in `settings`, and the
-    versions of the software. Of datasets of the hub nothing is kept: what lies behind a name may
-    change unseen. Nor is anything where files have changed while they were read.
+    The name of its file is a digest of all that the corpus comes from: the files' paths, sizes and
+    times of change, how they are read (`text`), the tokenizer, what else decides in `settings`, and
+    the versions of the software. Of datasets of the hub nothing is kept, since what lies behind a
+    name may change unseen, nor of files that have changed while they were read.
     """
     files = file_states(stream.files)
     if files is None:

@@ -7,8 +7,6 @@ from minifinetuning.data.tokens import token_count
 from minifinetuning.errors import InputError
 from minifinetuning.options import require_ranges
 
-__all__ = ["DEFAULT_SEQUENCE_LENGTH", "DataConfig", "GeneralConfig", "TextConfig"]
-
 DEFAULT_SEQUENCE_LENGTH = 2048
 """Tokens, where the model takes as many."""
 

@@ -10,8 +10,6 @@ from torch.utils.data import Dataset, Sampler
 from minifinetuning.data.sequences import REPLAY_COLUMN, Sequences
 from minifinetuning.errors import InputError
 
-__all__ = ["MixedOrder", "MixedSequences", "Mixture"]
-
 
 class MixedSequences(Dataset[Mapping[str, Any]]):
     """Specialized sequences, and behind them the replayed ones, each of which says that it is."""

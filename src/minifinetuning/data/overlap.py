@@ -1,4 +1,4 @@
-"""How much of what a model is measured on stands in what it is trained on, passage by passage.
+"""Find the passages that a model is measured on and trained on too.
 
 Documents may be apart and share text all the same: a book beside its chapters, a page that quotes
 another, a document that says the same thing twice.
@@ -13,8 +13,6 @@ import torch
 from minifinetuning.data.packing import PackedSequences
 from minifinetuning.data.sequences import Sequences
 from minifinetuning.data.tokens import TokenIds
-
-__all__ = ["RUN", "trained_runs"]
 
 RUN = 24
 """Tokens of a run: more than two people write alike by chance."""

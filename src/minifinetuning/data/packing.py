@@ -1,4 +1,4 @@
-"""Token streams to sequences of one length, in which every token of the text is predicted once."""
+"""Pack documents into sequences of one length, in which every token is predicted once."""
 
 import hashlib
 from collections.abc import Sequence

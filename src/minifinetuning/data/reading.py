@@ -1,4 +1,4 @@
-"""From sources to a corpus: read, split and packed, or taken from the cache."""
+"""Read sources into a corpus: documents, split and packed, or the same from the cache."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -44,9 +44,10 @@ def read_corpus(
     held_out: HeldOut = NOTHING,
     warn: Callable[[str], None] = logger.warning,
 ) -> Corpus:
-    """The sources read, tokenized, split and packed: `corpus_from_sources`, by keywords.
+    """Read, tokenize, split and pack the sources: `corpus_from_sources`, by keywords.
 
-    Budgets and `sequence_length` are in tokens. See `DocumentStream` for the sources.
+    Budgets and `sequence_length` are in tokens: 500_000 or "0.5M". See `DocumentStream` for the
+    sources.
     """
     text = TextConfig(
         text_field=text_field,
@@ -81,8 +82,9 @@ def corpus_from_sources(
     cache: Path | None = None,
     warn: Callable[[str], None] = logger.warning,
 ) -> Corpus:
-    """The sources read by `DocumentStream`, split by `split_documents` and packed, as `text` says.
+    """Read, tokenize, split and pack the sources as `text` says.
 
+    See `DocumentStream` for what sources may be, and `split_documents` for the sides.
     `with_train=False` gives the same validation side alone. What is `held_out` elsewhere, and
     near-copies of it, are not trained on; the validation side does not depend on it. What is held
     in memory grows with the budgets, and by at most 24 bytes for each document read. The folder
@@ -119,6 +121,7 @@ def _read(
     held_out: HeldOut,
     progress: bool,
 ) -> Corpus:
+    """The corpus of all documents, with its figures."""
     length = text.sequence_length or DEFAULT_SEQUENCE_LENGTH
     lines = RepeatedLines(documents)
     dropping = None
@@ -138,15 +141,8 @@ def _read(
     split = found.split
     if with_train:
         _require_one_sequence(split, documents.sources, length)
-    end = closing_token_id(tokenizer)
-    marks = Marks(end, opening_token_ids(tokenizer))
-
-    def packed(side: Sequence[TokenizedDocument]) -> PackedSequences:
-        # Not the tokenizer's own padding, for which not every model has an embedding: it is masked.
-        return pack_documents(side, length, end, marks=marks)
-
-    train = packed(split.train) if with_train else None
-    validation = packed(split.validation)
+    train = _packed(split.train, length, tokenizer) if with_train else None
+    validation = _packed(split.validation, length, tokenizer)
     emptied, repeated = (dropping.empty, dropping.repeated) if dropping else (0, 0)
     alike = found.near_copies()
     summary = CorpusSummary(
@@ -180,6 +176,14 @@ def _read(
         are_repeated_lines_dropped=text.drop_boilerplate,
     )
     return Corpus(train, validation, summary, split.held_out)
+
+
+def _packed(
+    documents: Sequence[TokenizedDocument], length: int, tokenizer: "PreTrainedTokenizerBase"
+) -> PackedSequences:
+    # Not the tokenizer's own padding, for which not every model has an embedding: it is masked.
+    end = closing_token_id(tokenizer)
+    return pack_documents(documents, length, end, marks=Marks(end, opening_token_ids(tokenizer)))
 
 
 def _require_one_sequence(split: Split, sources: Sequence[str], sequence_length: int) -> None:

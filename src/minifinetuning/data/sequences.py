@@ -9,20 +9,6 @@ from torch import Tensor
 
 from minifinetuning.errors import InputError
 
-__all__ = [
-    "DOCUMENT_COLUMN",
-    "END_COLUMN",
-    "LABEL_MASKS",
-    "REPLAY_COLUMN",
-    "TEACHER_COLUMN",
-    "Sequences",
-    "normalized",
-    "predicts_text",
-    "require_embeddings",
-    "require_lengths",
-    "require_sequences",
-]
-
 TEACHER_COLUMN = "teacher_"
 """Columns of this beginning hold one row per prediction, (T - 1, ...): see `collate`."""
 
@@ -162,8 +148,8 @@ def predicts_text(text: Any) -> bool:
 
 def require_lengths(text: object, limit: int | None, name: str) -> None:
     """Raise InputError, naming the text, where a sequence is longer than the model's `limit`."""
-    longest = None if limit is None else _longest(text)
-    if limit is not None and longest is not None and longest > limit:
+    longest = _longest(text)
+    if limit is not None and longest > limit:
         raise InputError(
             f"{name} has a sequence of {longest:,} tokens, above the model's limit of {limit:,}: "
             "cut the text into shorter sequences"
@@ -176,14 +162,15 @@ def require_embeddings(text: object, rows: int | None, name: str) -> None:
     Of a text whose ids would cost a pass over it that may be long, nothing is asked; nor where the
     number of rows is not known.
     """
-    extremes = _extreme_ids(text) if rows else None
-    smallest, largest = (None, None) if extremes is None else extremes
-    if smallest is not None and smallest < 0:
+    if not rows:
+        return
+    smallest, largest = _extreme_ids(text)
+    if smallest < 0:
         raise InputError(
             f"{name} has the token id {smallest:,}: ids count from 0; mark what is not to be "
             "learnt by labels of -100, and padding by attention_mask"
         )
-    if rows and largest is not None and largest >= rows:
+    if largest >= rows:
         raise InputError(
             f"{name} needs the token id {largest:,}, but the model has embeddings for {rows:,} "
             "tokens only: use the tokenizer that belongs to the model, or give the model more by "
@@ -191,33 +178,31 @@ def require_embeddings(text: object, rows: int | None, name: str) -> None:
         )
 
 
-def _longest(text: Any) -> int | None:
-    """Tokens of the longest sequence; None where knowing it would take a pass that may be long."""
+def _longest(text: Any) -> int:
+    """Tokens of the longest sequence; 0 where knowing it would take a pass that may be long."""
     if isinstance(getattr(text, "stream", None), Tensor):
         return int(text.sequence_length)
     tokens = getattr(text, "tokens", None)
     if isinstance(tokens, Tensor) and tokens.dim() == 2:
         return tokens.shape[1]
     if isinstance(text, (list, tuple)):
-        return max(map(len, _ids_of_rows(text)), default=None)
+        return max(map(len, _ids_of_rows(text)), default=0)
     lengths = [pyarrow.compute.list_value_length(ids) for ids in _ids_of_table(text)]
-    found = [pyarrow.compute.max(of_batch).as_py() for of_batch in lengths]
-    return max((longest for longest in found if longest is not None), default=None)
+    return max((pyarrow.compute.max(of_batch).as_py() or 0 for of_batch in lengths), default=0)
 
 
-def _extreme_ids(text: Any) -> tuple[int, int] | None:
-    """The smallest and the largest token id of a text, where that is quickly known."""
+def _extreme_ids(text: Any) -> tuple[int, int]:
+    """The smallest and the largest token id of a text; 0 for both where they are not known."""
     if isinstance(getattr(text, "stream", None), Tensor):
-        found = [text.stream.aminmax()]
+        extremes = [text.stream.aminmax()] if len(text.stream) else []
     elif isinstance(text, (list, tuple)):
-        found = [torch.as_tensor(ids).aminmax() for ids in _ids_of_rows(text) if len(ids)]
+        extremes = [torch.as_tensor(ids).aminmax() for ids in _ids_of_rows(text) if len(ids)]
     else:
         flat = [pyarrow.compute.list_flatten(ids) for ids in _ids_of_table(text)]
-        found = [pyarrow.compute.min_max(ids).as_py().values() for ids in flat]
-    extremes = [(int(low), int(high)) for low, high in found if high is not None]
+        extremes = [pyarrow.compute.min_max(ids).as_py().values() for ids in flat if len(ids)]
     if not extremes:
-        return None
-    return min(low for low, _ in extremes), max(high for _, high in extremes)
+        return 0, 0
+    return min(int(low) for low, _ in extremes), max(int(high) for _, high in extremes)
 
 
 def _ids_of_rows(rows: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""From what a person names as a source to the files and datasets that it stands for."""
+"""Find the files and datasets that a person names: paths, folders, patterns, ids of the hub."""
 
 import glob
 import os

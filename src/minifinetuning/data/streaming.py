@@ -1,4 +1,4 @@
-"""The split of a stream of documents, of which no more are held than the budgets need."""
+"""Split a stream of documents, holding and tokenizing no more of it than the budgets need."""
 
 import heapq
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a tokenizer does: text to nothing but text, and whether another one does the same."""
+"""Encode text as nothing but text, and tell whether two tokenizers do the same."""
 
 import hashlib
 import json
@@ -12,14 +12,6 @@ from minifinetuning.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = [
-    "PlainText",
-    "closing_token_id",
-    "opening_token_ids",
-    "tokenizer_difference",
-    "tokenizer_identity",
-]
 
 
 @dataclass(frozen=True)
