@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifinetuning.files import write_atomically
-from minifinetuning.lab.compare.rows import paired_difference
+from minifinetuning.lab.rows import paired_difference
 from minifinetuning.report import comparison_table, difference_table, save_frontier
 from minifinetuning.report.figures import saved_figure
 from minifinetuning.report.tables import markdown_table

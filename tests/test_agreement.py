@@ -16,7 +16,7 @@ from minifinetuning.blending import search as blend
 from minifinetuning.cli import main
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.data import read_corpus
-from minifinetuning.lab.compare import compare, comparison_of
+from minifinetuning.lab.compare import compare, comparison_plan
 from minifinetuning.lab.processes import in_this_process
 from minifinetuning.models.stored_weights import stored_dtype
 
@@ -165,7 +165,7 @@ def test_every_verb_gives_the_figures_that_transformers_gives(folder: Path) -> N
 
     command = words(folder, "compare", **options, output_dir=folder / "compared")
     model, chosen, data, config = parsed("compare", command[1:])
-    comparison = comparison_of(model, data, config, methods="mft", seeds=chosen.seeds)
+    comparison = comparison_plan(model, data, config, methods="mft", seeds=chosen.seeds)
     (compared,) = compare(comparison, executor=in_this_process).values()
 
     for other in (evaluated, blended, compared):

@@ -7,8 +7,8 @@ from typing import Any
 
 import evidence
 
-from minifinetuning.lab.compare.report import comparison_summary
-from minifinetuning.lab.compare.rows import rows
+from minifinetuning.lab.compare import comparison_summary
+from minifinetuning.lab.rows import pooled_rows
 
 ROOT = Path(__file__).parents[2]
 COMPARISON = ROOT / "results/comparison"
@@ -64,7 +64,7 @@ def test_the_comparison_says_what_its_cells_say() -> None:
     order = [row["method"] for row in comparison["rows"].values()]
     cells.sort(key=lambda cell: order.index(cell["method"]))
     reference = json.loads((COMPARISON / "reference.json").read_text("utf-8"))
-    table = rows(cells, reference["scores"], comparison["budget"])
+    table = pooled_rows(cells, reference["scores"], comparison["budget"])
     summary = comparison_summary(table, comparison["budget"])
     assert summary == (COMPARISON / "results.md").read_text("utf-8").rstrip("\n")
     told = (ROOT / "docs/comparison.md").read_text("utf-8")

@@ -69,7 +69,7 @@ sys.path.insert(0, sys.argv[1])
 from process_tasks import wait_with_a_child
 processes._PRELOADED = []
 task = partial(wait_with_a_child, Path(sys.argv[2]))
-verbs._VERBS["demo"] = lambda options: processes.in_a_process(task)
+verbs._VERBS["demo"] = lambda options: list(processes.in_processes({"task": task}, id))
 sys.exit(verbs.main(["demo"]))
 """
 

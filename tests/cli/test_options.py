@@ -11,7 +11,7 @@ from minifinetuning.cli import main, parsing, verbs
 from minifinetuning.cli.options import option_types
 from minifinetuning.cli.parsing import parsed
 from minifinetuning.errors import InputError
-from minifinetuning.lab.paper.request import schedule_of
+from minifinetuning.lab.executors import executor_from
 from minifinetuning.options import RANGES
 
 NEEDED = {
@@ -248,12 +248,14 @@ def test_a_misspelt_verb_is_told_the_nearest(word, verb, capsys):
     assert f"unknown verb {word}: did you mean {verb}?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--gpus_per_cell", "--cpus_per_cell", "--ray_address"])
-def test_options_of_ray_are_refused_without_it(option, capsys):
-    assert main(["reproduce", "--table", "2", "--dry_run", option, "0"]) in (0, 2)
-    (options,) = parsed("reproduce", ["--table", "2", option, "0"])
+@pytest.mark.parametrize("verb", ["compare", "reproduce"])
+@pytest.mark.parametrize("option", ["--cpus_per_cell", "--ray_address"])
+def test_options_of_ray_are_refused_without_it(verb, option):
+    options = next(
+        each for each in parsed(verb, [*NEEDED[verb], option, "0"]) if hasattr(each, "executor")
+    )
     with pytest.raises(InputError, match=f"{option} is for --executor ray"):
-        schedule_of(options)
+        executor_from(options)
 
 
 def test_a_reference_is_prepared_with_one_tau():

@@ -8,7 +8,7 @@ import pytest
 
 from minifinetuning.cli import main
 from minifinetuning.lab.paper import protocol
-from minifinetuning.lab.paper.published import published_values
+from minifinetuning.lab.paper.cells import published_values
 
 pytestmark = pytest.mark.filterwarnings("default")
 

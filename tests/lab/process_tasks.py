@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from minifinetuning.errors import InputError
@@ -32,3 +33,12 @@ def wait_with_a_child(path: Path) -> None:
     path.with_suffix(".new").write_text(f"{os.getpid()} {child.pid}")
     path.with_suffix(".new").rename(path)
     child.wait()
+
+
+def meet(folder: Path, name: str, others: list[str]) -> None:
+    """Says which GPU it sees, and ends once the others have begun."""
+    (folder / name).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    deadline = time.monotonic() + 60
+    while not all((folder / other).exists() for other in others):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

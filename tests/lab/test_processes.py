@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import minifinetuning
-from minifinetuning.lab.processes import in_a_process
+from minifinetuning.lab.processes import in_processes
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -27,17 +27,24 @@ def tasks(monkeypatch, loaded_process):
     return importlib.import_module("process_tasks")
 
 
+def reason_of(task):
+    """Why the task failed in a process of its own, or None."""
+    ((name, reason),) = in_processes({"task": task}, begin=lambda name: None)
+    assert name == "task"
+    return reason
+
+
 def test_a_task_may_have_processes_of_its_own(tasks, tmp_path):
-    assert in_a_process(partial(tasks.read_by_a_worker, tmp_path / "read")) is None
+    assert reason_of(partial(tasks.read_by_a_worker, tmp_path / "read")) is None
     assert (tmp_path / "read").read_text() == "[0, 1, 2]"
 
 
 def test_the_reason_of_a_failure_comes_back(tasks):
-    assert in_a_process(tasks.fail) == "--steps is missing: give it"
+    assert reason_of(tasks.fail) == "--steps is missing: give it"
 
 
 def test_a_task_that_is_killed_is_noticed_and_leaves_no_process(tasks, tmp_path):
-    reason = in_a_process(partial(tasks.be_killed_with_a_child, tmp_path / "pid"))
+    reason = reason_of(partial(tasks.be_killed_with_a_child, tmp_path / "pid"))
     assert reason == "its process ended with exit code -9"
     assert_gone([int((tmp_path / "pid").read_text())])
 
@@ -50,7 +57,7 @@ from minifinetuning.lab import processes
 sys.path.insert(0, sys.argv[1])
 from process_tasks import wait_with_a_child
 processes._PRELOADED = []
-processes.in_a_process(partial(wait_with_a_child, Path(sys.argv[2])))
+list(processes.in_processes({"task": partial(wait_with_a_child, Path(sys.argv[2]))}, print))
 """
 
 

@@ -69,7 +69,7 @@ def _of_resuming(values: Mapping[str, Any]) -> Idle:
 
 
 def _of_comparison(values: Mapping[str, Any]) -> Idle:
-    from minifinetuning.lab.compare.methods import parsed_methods
+    from minifinetuning.lab.methods import parsed_methods
     from minifinetuning.objectives import has_kl_weight, has_tau
 
     methods = parsed_methods(values["methods"])

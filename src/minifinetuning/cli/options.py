@@ -91,7 +91,29 @@ them.
 
 
 @dataclass
-class ComparisonOptions:
+class ExecutorOptions:
+    """Where the cells of a verb run, and how many at a time."""
+
+    executor: str = field(
+        default="local", metadata={"help": "local, on this machine; or ray, on a cluster."}
+    )
+    gpus_per_cell: float | None = field(
+        default=None,
+        metadata={
+            "help": "GPUs of a cell, as many cells at once as there are GPUs for. If not said: "
+            "local, one cell after another; with ray 1 where there are any."
+        },
+    )
+    cpus_per_cell: float | None = field(
+        default=None, metadata={"help": "With ray: CPUs of a cell, 1 if not said."}
+    )
+    ray_address: str | None = field(
+        default=None, metadata={"help": "The Ray cluster; else this machine's."}
+    )
+
+
+@dataclass
+class ComparisonOptions(ExecutorOptions):
     """What `mft compare` compares; every other option is common to all of it."""
 
     _argument_group_name: ClassVar[str] = "comparison"
@@ -168,7 +190,7 @@ class BlendOptions:
 
 
 @dataclass
-class ReproductionOptions:
+class ReproductionOptions(ExecutorOptions):
     """What `mft reproduce` runs of the paper, and where."""
 
     _argument_group_name: ClassVar[str] = "paper"
@@ -211,16 +233,6 @@ class ReproductionOptions:
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Run cells again that are done."}
     )
-    executor: str = field(
-        default="local", metadata={"help": "local, one after another; or ray, many at once."}
-    )
-    ray_address: str | None = field(
-        default=None, metadata={"help": "The Ray cluster; else this machine's."}
-    )
-    gpus_per_cell: float | None = field(
-        default=None, metadata={"help": "With ray: GPUs of a cell; 1 where there are any."}
-    )
-    cpus_per_cell: float = field(default=1.0, metadata={"help": "With ray: CPUs of a cell."})
     dtype: str = field(default="float32", metadata={"help": "What weights are held in."})
     per_device_train_batch_size: int | None = field(
         default=None, metadata={"help": "Sequences of a forward pass; a step stays the protocol's."}

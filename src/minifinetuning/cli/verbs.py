@@ -125,10 +125,10 @@ def _kept_teachers(option: str) -> str:
 def compare(model: Any, options: Any, data: Any, training: Any) -> None:
     """`mft compare`."""
     from minifinetuning.lab.compare import compare as run
-    from minifinetuning.lab.compare import comparison_of
-    from minifinetuning.lab.compare.report import comparison_summary
+    from minifinetuning.lab.compare import comparison_plan, comparison_summary
+    from minifinetuning.lab.executors import executor_from
 
-    comparison = comparison_of(
+    plan = comparison_plan(
         model,
         data,
         training,
@@ -137,9 +137,10 @@ def compare(model: Any, options: Any, data: Any, training: Any) -> None:
         seeds=options.seeds,
         rank=options.rank,
     )
-    rows = run(comparison, overwrite=training.overwrite_output_dir)
-    print(comparison_summary(rows, comparison.budget))
-    print(f"\npage: {comparison.settings.folder / 'comparison.html'}")
+    executor = executor_from(options)
+    rows = run(plan, overwrite=training.overwrite_output_dir, executor=executor)
+    print(comparison_summary(rows, plan.budget))
+    print(f"\npage: {plan.settings.folder / 'comparison.html'}")
 
 
 def evaluate(options: Any, data: Any) -> None:
@@ -201,21 +202,22 @@ def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> Non
 
 def reproduce(options: Any) -> None:
     """`mft reproduce`."""
-    from minifinetuning.lab.paper.listing import dry_run, listing
-    from minifinetuning.lab.paper.report import write_paper_report
-    from minifinetuning.lab.paper.request import reproduction_of, schedule_of
-    from minifinetuning.lab.paper.runner import kept_folder
-    from minifinetuning.lab.paper.runner import reproduce as run
+    from minifinetuning.lab.executors import executor_from
+    from minifinetuning.lab.paper.estimates import dry_run, listing
+    from minifinetuning.lab.paper.reproduction import requested_reproduction
+    from minifinetuning.lab.paper.runs import kept_folder
+    from minifinetuning.lab.paper.runs import reproduce as run
+    from minifinetuning.lab.paper.tables import write_paper_report
 
-    reproduction = reproduction_of(options)
+    reproduction = requested_reproduction(options)
     if options.list:
         print(listing(reproduction.plan))
     elif options.dry_run:
         print(dry_run(reproduction))
     else:
-        schedule = schedule_of(options)
+        executor = executor_from(options)
         with kept_folder(reproduction):
-            outcome = run(reproduction, schedule, overwrite=options.overwrite_output_dir)
+            outcome = run(reproduction, executor, overwrite=options.overwrite_output_dir)
             print(write_paper_report(reproduction, outcome.results))
         outcome.require_complete()
 

@@ -1,11 +1,11 @@
-"""Tasks one after another, each in a process of its own or in this one."""
+"""Tasks on this machine: in this process, or each in one of its own, one or several at a time."""
 
 import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
@@ -13,30 +13,29 @@ from typing import Any
 from minifinetuning.environment import quieten_libraries
 from minifinetuning.errors import InputError, TrainingDivergedError
 
-__all__ = ["Executor", "Schedule", "Task", "in_a_process", "in_this_process", "one_by_one"]
+__all__ = ["Executor", "Task", "failure", "in_processes", "in_this_process"]
 
 logger = logging.getLogger(__name__)
 
 Task = Callable[[], Any]
 """What is run for what it writes; it can be pickled."""
 
-Executor = Callable[[Task], str | None]
-"""Runs a task to its end; returns the reason where that failed."""
-
-Schedule = Callable[[Mapping[str, Task]], Iterator[tuple[str, str | None]]]
-"""Runs tasks, each with a name for a person; gives a name and the reason of its failure, or None,
-as each ends."""
-
+Executor = Callable[[Mapping[str, Task], Callable[[str], None]], Iterator[tuple[str, str | None]]]
+"""Runs tasks, each with a name for a person, and tells the second argument the name of each that
+begins. Gives the name and the reason of its failure, or None, of each as it ends."""
 
 # A process that has imported this once is forked for every task: nothing is imported again, and
 # nothing that one task leaves in memory is counted with the next.
-_PRELOADED = ["minifinetuning.lab.compare.cell_run"]
+_PRELOADED = ["minifinetuning.lab.method_run"]
 
 _SECONDS_TO_END, _SECONDS_TO_STOP = 60, 10
 """How long a process may take to end by itself, and when it is told to."""
 
+ANYWHERE: tuple[dict[str, str], ...] = ({},)
+"""One task at a time, which sees all that this process sees."""
 
-def in_this_process(task: Task) -> str | None:
+
+def failure(task: Task) -> str | None:
     """Run the task here and now; returns why it failed, or None."""
     try:
         task()
@@ -48,58 +47,108 @@ def in_this_process(task: Task) -> str | None:
     return None
 
 
-def in_a_process(task: Task) -> str | None:
-    """Run the task in a new process; returns why it failed, or None.
-
-    What it holds in memory is its own. Its end, and that of all processes that it has started, is
-    that of this process at the latest, however that ends.
-    """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(_PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    # A daemon may have no children, and a DataLoader has some.
-    process = context.Process(target=_child, args=(task, sender), daemon=False)
-    try:
-        process.start()
-        sender.close()
-        # Its children hold the pipe open too: its own end is what counts.
-        wait([receiver, process.sentinel])
-        if receiver.poll():
-            reason: str | None = receiver.recv()
-            process.join(timeout=_SECONDS_TO_END)
-        else:
-            process.join()
-            reason = f"its process ended with exit code {process.exitcode}"
-    except EOFError:
-        process.join()
-        reason = f"its process ended with exit code {process.exitcode}"
-    finally:
-        # Where this process is interrupted, the other is not left behind.
-        _end(process)
-    return reason
-
-
-def one_by_one(executor: Executor = in_a_process) -> Schedule:
+def in_this_process(
+    tasks: Mapping[str, Task], begin: Callable[[str], None]
+) -> Iterator[tuple[str, str | None]]:
     """Each task after the one before it, here."""
-
-    def schedule(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str | None]]:
-        for number, (name, task) in enumerate(tasks.items(), start=1):
-            logger.info("[%d/%d] %s", number, len(tasks), name)
-            yield name, executor(task)
-
-    return schedule
+    for name, task in tasks.items():
+        begin(name)
+        yield name, failure(task)
 
 
-def _child(task: Task, sender: Any) -> None:
+def in_processes(
+    tasks: Mapping[str, Task],
+    begin: Callable[[str], None],
+    environments: Sequence[Mapping[str, str]] = ANYWHERE,
+) -> Iterator[tuple[str, str | None]]:
+    """Each task in a new process, as many at a time as there are environments.
+
+    An environment is what variables are set to for a task, such as the GPU that it sees. What a
+    task holds in memory is its own. Its end, and that of all processes that it has started, is that
+    of this process at the latest, however that ends.
+    """
+    waiting, free = [*tasks.items()], [*environments]
+    running: list[_Child] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                name, task = waiting.pop(0)
+                begin(name)
+                running.append(_Child(name, task, free.pop(0)))
+                running[-1].start()
+            # Its children hold the pipe open too: its own end is what counts.
+            wait([end for child in running for end in (child.receiver, child.process.sentinel)])
+            for child in [child for child in running if child.has_ended]:
+                reason = child.reason()
+                running.remove(child)
+                free.append(child.environment)
+                yield child.name, reason
+    finally:
+        # Where this process is interrupted, the others are not left behind.
+        for child in running:
+            child.end()
+
+
+class _Child:
+    """A process that runs one task."""
+
+    def __init__(self, name: str, task: Task, environment: Mapping[str, str]) -> None:
+        self.name, self.environment = name, environment
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(_PRELOADED)
+        self.receiver, self._sender = context.Pipe(duplex=False)
+        # A daemon may have no children, and a DataLoader has some.
+        self.process: Any = context.Process(
+            target=_run, args=(task, environment, self._sender), daemon=False
+        )
+
+    def start(self) -> None:
+        self.process.start()
+        self._sender.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has said how its task went, or cannot any more."""
+        return self.process.exitcode is not None or bool(self.receiver.poll())
+
+    def reason(self) -> str | None:
+        """Why its task failed, or None; waits for the end of the process."""
+        with suppress(EOFError):
+            if self.receiver.poll():
+                reason: str | None = self.receiver.recv()
+                self.process.join(timeout=_SECONDS_TO_END)
+                self.end()
+                return reason
+        self.process.join()
+        self.end()
+        return f"its process ended with exit code {self.process.exitcode}"
+
+    def end(self) -> None:
+        """End the process, if it has not ended well, and what it has started."""
+        if self.process.pid is None:
+            return
+        self.process.terminate()
+        self.process.join(timeout=_SECONDS_TO_STOP)
+        if self.process.exitcode is None:
+            self.process.kill()
+        if self.process.exitcode != 0:
+            # One that ends well has ended its children.
+            _kill_group(self.process.pid)
+        self.process.join()
+
+
+def _run(task: Task, environment: Mapping[str, str], sender: Any) -> None:
     """Sends why the task failed, or None; ends with the process that asked for it."""
     if hasattr(os, "setpgid"):
         # A group of its own: it ends as one, and Ctrl-C is for the process that asked alone.
         os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)
     quieten_libraries()
-    sender.send(in_this_process(task))
+    sender.send(failure(task))
 
 
 def _end_with_parent() -> None:
@@ -108,20 +157,6 @@ def _end_with_parent() -> None:
         parent.join()
         _kill_group(os.getpid())
         os._exit(1)
-
-
-def _end(process: Any) -> None:
-    """End the process, if it has not ended well, and what it has started."""
-    if process.pid is None:
-        return
-    process.terminate()
-    process.join(timeout=_SECONDS_TO_STOP)
-    if process.exitcode is None:
-        process.kill()
-    if process.exitcode != 0:
-        # One that ends well has ended its children.
-        _kill_group(process.pid)
-    process.join()
 
 
 def _kill_group(leader: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from minifinetuning.data import DocumentStream, read_corpus
 from minifinetuning.errors import InputError
 from minifinetuning.lab.paper import samples
+from minifinetuning.lab.paper.cells import published_values
 from minifinetuning.lab.paper.datasets import (
     DATASETS,
     GENERAL,
@@ -20,7 +21,6 @@ from minifinetuning.lab.paper.datasets import (
     hub_sample,
     local_text,
 )
-from minifinetuning.lab.paper.published import published_values
 
 ALL = [*DATASETS, GENERAL]
 PUBMED, PILE_OF_LAW, OPENWEBMATH = DATASETS

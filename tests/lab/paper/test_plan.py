@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.compare.methods import parsed_methods
-from minifinetuning.lab.paper.cells import METHODS, paper_cell, slug
+from minifinetuning.lab.methods import parsed_methods
+from minifinetuning.lab.paper.cells import METHODS, paper_cell, published_values, slug
 from minifinetuning.lab.paper.models import PAPER_MODELS, paper_model
 from minifinetuning.lab.paper.plan import FIGURES, plan_of
-from minifinetuning.lab.paper.published import published_values
 
 SHARED = Path(__file__).parents[4] / "shared/paper/published.json"
 

@@ -1,10 +1,22 @@
-"""A cell of the paper: one training, named by what the paper varies."""
+"""The cells of the paper, one a training, by what it varies; and the values that it published."""
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from minifinetuning.errors import InputError
 
-__all__ = ["METHODS", "PaperCell", "paper_cell", "slug"]
+__all__ = [
+    "METHODS",
+    "TABLES",
+    "PaperCell",
+    "Published",
+    "paper_cell",
+    "published_values",
+    "slug",
+]
 
 METHODS = {
     "FT": "ft",
@@ -22,6 +34,8 @@ METHODS = {
     "EWC": "ewc",
 }
 """The paper's methods, and each as `mft compare` names it."""
+
+TABLES = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 USUAL_TAU, USUAL_NEW_DATA_FRACTION, USUAL_RANK, USUAL_SHARE = 0.25, 0.5, 8, 1.0
 
@@ -45,24 +59,16 @@ class PaperCell:
     @property
     def name(self) -> str:
         """Of its result file: `mft`, `mft-tau0.5`, `dora-rank16`, `ft-data0.25`."""
-        knobs = {
-            "tau": self.tau,
-            "nu": self.new_data_fraction,
-            "rank": self.rank,
-            "data": self.data_share,
-        }
-        words = [f"{knob}{value:g}" for knob, value in knobs.items() if value is not None]
-        return "-".join([METHODS[self.method], *words])
+        return "-".join([METHODS[self.method], *self._knobs("tau", "nu", "rank", "data")])
 
     def __str__(self) -> str:
-        knobs = {
-            "τ": self.tau,
-            "ν": self.new_data_fraction,
-            "rank": self.rank,
-            "data": self.data_share,
-        }
-        words = [f"{knob} {value:g}" for knob, value in knobs.items() if value is not None]
-        return " · ".join([self.model, self.dataset, self.method, *words])
+        knobs = self._knobs("τ ", "ν ", "rank ", "data ")
+        return " · ".join([self.model, self.dataset, self.method, *knobs])
+
+    def _knobs(self, *names: str) -> list[str]:
+        values = (self.tau, self.new_data_fraction, self.rank, self.data_share)
+        knobs = zip(names, values, strict=True)
+        return [f"{name}{value:g}" for name, value in knobs if value is not None]
 
 
 def paper_cell(
@@ -102,3 +108,58 @@ def paper_cell(
 def slug(name: str) -> str:
     """A name as a folder: `OpenELM 1.1B` is `openelm-1.1b`."""
     return "-".join(name.lower().replace("/", " ").split())
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a published table: S and DG in %, their ratio; a ratio may be missing there.
+
+    `method` and the knobs are as the table prints them: its tau = 1 is the cell of FT.
+    """
+
+    table: int
+    cell: PaperCell
+    method: str
+    specialization: float
+    degeneralization: float
+    ratio: float | None
+    tau: float | None = None
+    new_data_fraction: float | None = None
+    rank: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The row as the table prints it: its method, or its knob in the tables of one knob."""
+        if self.tau is not None:
+            return f"τ = {self.tau:g}"
+        if self.new_data_fraction is not None:
+            return f"ν = {self.new_data_fraction:.0%}"
+        if self.rank is not None:
+            return f"r = {self.rank}"
+        return self.method
+
+    @property
+    def knob(self) -> float | None:
+        """The value of what the table varies, where it is not the method."""
+        knobs = (self.tau, self.new_data_fraction, self.rank)
+        return next((value for value in knobs if value is not None), None)
+
+
+@cache
+def published_values() -> tuple[Published, ...]:
+    """All 441, in the order of the tables."""
+    text = (files("minifinetuning.lab.paper") / "published.json").read_text("utf-8")
+    return tuple(_published(row) for row in json.loads(text))
+
+
+def _published(row: dict[str, Any]) -> Published:
+    knobs = {"tau": row.get("tau"), "new_data_fraction": row.get("nu"), "rank": row.get("rank")}
+    return Published(
+        row["table"],
+        paper_cell(row["model"], row["method"], row["dataset"], **knobs),
+        row["method"],
+        specialization=row["S"],
+        degeneralization=row["DG"],
+        ratio=row["ratio"],
+        **knobs,
+    )

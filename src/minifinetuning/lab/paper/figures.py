@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifinetuning.lab.paper.cells import PaperCell
+from minifinetuning.lab.paper.cells import PaperCell, published_values
 from minifinetuning.lab.paper.plan import DATA_SHARES, FigurePlan, Series
 from minifinetuning.lab.paper.protocol import Protocol
-from minifinetuning.lab.paper.published import published_values
 from minifinetuning.report.figures import saved_figure
 
 if TYPE_CHECKING:

@@ -4,8 +4,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from minifinetuning.errors import InputError, did_you_mean
-from minifinetuning.lab.paper.cells import PaperCell, paper_cell
-from minifinetuning.lab.paper.published import TABLES, Published, published_values
+from minifinetuning.lab.paper.cells import (
+    TABLES,
+    PaperCell,
+    Published,
+    paper_cell,
+    published_values,
+)
 
 __all__ = ["DATA_SHARES", "FIGURES", "FigurePlan", "Plan", "Series", "plan_of", "stand_in"]
 

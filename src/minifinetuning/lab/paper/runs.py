@@ -1,46 +1,152 @@
-"""What a cell of the paper, and the reference that it starts from, are as runs."""
+"""What `mft reproduce` runs: the references first, then the cells that start from them."""
 
 import json
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from minifinetuning.data.config import DataConfig, GeneralConfig
 from minifinetuning.errors import InputError
-from minifinetuning.files import cache_folder, claimed, write_atomically
-from minifinetuning.lab.compare.cell import WORKING, Cell, Settings, chosen_options
-from minifinetuning.lab.compare.cell_run import measured
-from minifinetuning.lab.compare.methods import parsed_methods
-from minifinetuning.lab.compare.scores import scores_from, scores_record
-from minifinetuning.lab.contents import measured_texts, text_contents
-from minifinetuning.lab.kept_results import KeptResult
+from minifinetuning.files import write_atomically
+from minifinetuning.lab.cells import (
+    Cell,
+    KeptResult,
+    make_once,
+    remove_results,
+    run_cells,
+    run_tasks,
+    warn_of_others,
+)
+from minifinetuning.lab.digests import text_digests, validation_digests
+from minifinetuning.lab.method_run import (
+    WORKING,
+    MethodRun,
+    Settings,
+    chosen_options,
+    trained_and_measured,
+)
+from minifinetuning.lab.methods import parsed_methods
 from minifinetuning.lab.paper.cells import (
     METHODS,
     USUAL_NEW_DATA_FRACTION,
     USUAL_RANK,
     USUAL_TAU,
     PaperCell,
+    slug,
 )
-from minifinetuning.lab.paper.datasets import (
-    GENERAL,
-    PaperDataset,
-    dataset_named,
-    hub_sample,
-    local_text,
-)
-from minifinetuning.lab.paper.models import TINY
+from minifinetuning.lab.paper.datasets import GENERAL, dataset_named
 from minifinetuning.lab.paper.reproduction import Reproduction
-from minifinetuning.lab.paper.tiny import tiny_model
+from minifinetuning.lab.processes import Executor
 from minifinetuning.models.config import ModelConfig
-from minifinetuning.models.loading import load_tokenizer
 from minifinetuning.training.config import ComparisonConfig, ReferenceConfig
+from minifinetuning.training.folder import report_folder
 from minifinetuning.training.provenance import MEASURE, without_places
 from minifinetuning.training.reference import prepare_reference
 
-__all__ = ["CellTask", "ReferenceTask", "text_sources"]
+__all__ = [
+    "CellTask",
+    "Outcome",
+    "ReferenceTask",
+    "kept_folder",
+    "missing_cells",
+    "missing_references",
+    "reproduce",
+]
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results that there are, and why others failed, by the name of the task."""
+
+    results: dict[PaperCell, dict[str, Any]]
+    failed: dict[str, str]
+
+    def require_complete(self) -> None:
+        """Raise InputError, with the reasons, where something failed."""
+        if self.failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+            raise InputError(
+                f"{len(self.failed)} failed, and the same command tries again: {reasons}"
+            )
+
+
+def reproduce(
+    reproduction: Reproduction, executor: Executor, *, overwrite: bool = False
+) -> Outcome:
+    """Run the cells of the plan that are not done, and return the results of all that are.
+
+    A cell or reference that fails is named, and the rest goes on. Raises InputError before
+    anything runs where an option or a text cannot be used.
+    """
+    _require_usable(reproduction)
+    kept = {cell: reproduction.kept(cell) for cell in reproduction.plan.cells}
+    if overwrite:
+        remove_results(kept.values())
+    missing = missing_cells(reproduction)
+    warn_of_others(kept[cell] for cell in missing)
+    # Here and once, before tasks that run side by side would each fetch the same.
+    for model, dataset in dict.fromkeys((cell.model, cell.dataset) for cell in missing):
+        for wanted in (dataset_named(dataset), GENERAL):
+            reproduction.text(wanted, model)
+    references = {
+        f"reference of {model}": ReferenceTask(model, reproduction)
+        for model in missing_references(reproduction, missing)
+    }
+    failed = run_tasks(references, executor)
+    ready = [
+        Cell(str(cell), kept[cell], CellTask(cell, reproduction))
+        for cell in missing
+        if f"reference of {cell.model}" not in failed
+    ]
+    failed |= run_cells(ready, executor, done=len(kept) - len(missing))
+    found = {cell: place.read() for cell, place in kept.items()}
+    return Outcome({cell: result for cell, result in found.items() if result is not None}, failed)
+
+
+def missing_cells(reproduction: Reproduction) -> list[PaperCell]:
+    """The cells of the plan without a result. Raises InputError for damaged ones."""
+    return [cell for cell in reproduction.plan.cells if reproduction.kept(cell).read() is None]
+
+
+def missing_references(reproduction: Reproduction, cells: list[PaperCell]) -> list[str]:
+    """The models of these cells whose reference has still to be prepared."""
+    return [
+        model
+        for model in dict.fromkeys(cell.model for cell in cells)
+        if not reproduction.reference_folder(model).exists()
+    ]
+
+
+def _require_usable(reproduction: Reproduction) -> None:
+    """What can be known before hours are spent."""
+    reproduction.batches()
+    reference = reproduction.reference
+    if reference is None:
+        return
+    if len({cell.model for cell in reproduction.plan.cells}) > 1:
+        raise InputError("--reference is the checkpoint of one model: choose it with --model")
+    if not reference.is_dir():
+        raise InputError(f"--reference {reference} is no folder: give a checkpoint")
+
+
+@contextmanager
+def kept_folder(reproduction: Reproduction) -> Iterator[None]:
+    """Keep the results and the report for this command alone until the block ends.
+
+    Raises InputError where another one is writing there, or where other files are in the way.
+    """
+    models = {slug(cell.model) for cell in reproduction.plan.cells}
+    written = ("table-*.md", "figure-*.png", *sorted(models))
+    inputs = {
+        "corpora": reproduction.corpora,
+        "reference": reproduction.reference,
+        "model": None if reproduction.other_model is None else reproduction.other_model.hub,
+    }
+    older = ("*/*/*.json", "identity")
+    with report_folder(reproduction.report_folder, written, inputs, older=older):
+        yield
 
 
 @dataclass(frozen=True)
@@ -53,29 +159,23 @@ class ReferenceTask:
     def __call__(self) -> None:
         """Write the checkpoint into the cache, and its figures beside the results."""
         folder = self.reproduction.reference_folder(self.model)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        while not folder.exists():
-            # Two commands may be in need of the same one: only one of them prepares it.
-            with claimed(folder) as mine:
-                if mine and not folder.exists():
-                    self._prepare(folder)
-            if not mine:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        target = self.reproduction.model_folder(self.model) / "reference.json"
+        # Two commands may be in need of the same one.
+        make_once(folder, folder.exists, self._prepare)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        write_atomically(target, metrics)
+        write_atomically(self.reproduction.model_folder(self.model) / "reference.json", metrics)
 
-    def _prepare(self, folder: Path) -> None:
+    def _prepare(self) -> None:
         reproduction, protocol = self.reproduction, self.reproduction.protocol
-        size, passes = reproduction.machine.batches(protocol.sequences)
+        folder = reproduction.reference_folder(self.model)
+        size, passes = reproduction.batches()
         # Beside its place until it is whole: a folder that exists is a finished reference.
         staged = folder.with_name(folder.name + ".incomplete")
         shutil.rmtree(staged, ignore_errors=True)
         prepare_reference(
-            _starting_model(self.model, reproduction),
+            reproduction.starting_model(self.model),
             protocol.reference_adapter_config,
             GeneralConfig(
-                general=text_sources(GENERAL, self.model, reproduction),
+                general=reproduction.text(GENERAL, self.model),
                 train_tokens=str(protocol.reference_tokens),
                 validation_tokens=str(protocol.validation_tokens),
                 sequence_length=protocol.sequence_length,
@@ -103,111 +203,67 @@ class CellTask:
 
     def __call__(self) -> None:
         """Raises InputError and TrainingDivergedError as training does."""
+        kept, settings = self.reproduction.kept(self.cell), self.settings
+        (method,) = parsed_methods(METHODS[self.cell.method])
+        rate = self.reproduction.protocol.learning_rate_of(self.cell.method)
+        run = MethodRun(method, rate, self.reproduction.seed)
+
+        def make() -> None:
+            texts = settings.texts(method)
+            start = self._starting_scores(settings, text_digests(texts))
+            try:
+                ((_, result),) = trained_and_measured(run, settings, texts, start)
+            finally:
+                shutil.rmtree(settings.folder, ignore_errors=True)
+            kept.write(without_places(result))
+
+        make_once(settings.folder, lambda: kept.read() is not None, make)
+
+    def _starting_scores(self, settings: Settings, texts: dict[str, str]) -> KeptResult:
+        """Whatever is varied, a model starts with the same scores on the same texts."""
+        identity = {
+            "measure": MEASURE,
+            "reference": self.reproduction.reference_digest(self.cell.model),
+            "dtype": self.reproduction.machine.dtype,
+            "bf16": settings.training["bf16"],
+            "texts": validation_digests(texts),
+        }
+        path = self.reproduction.result_path(self.cell).with_name("reference.json")
+        return KeptResult(path, lambda: identity)
+
+    @property
+    def settings(self) -> Settings:
+        """The cell in the terms of a comparison of one method."""
         cell, reproduction = self.cell, self.reproduction
-        settings = cell_settings(cell, reproduction)
-        (method,) = parsed_methods(METHODS[cell.method])
-        rate = reproduction.protocol.learning_rate_of(cell.method)
-        texts = settings.texts(method, progress=False, say=_nothing)
-        start = _starting_scores(cell, settings, text_contents(texts), reproduction)
-        known = start.read()
-        try:
-            run = measured(
-                Cell(method, rate, reproduction.seed),
-                settings,
-                texts,
-                None if known is None else scores_from(known["scores"]),
-            )
-        finally:
-            shutil.rmtree(settings.folder, ignore_errors=True)
-        if known is None:
-            start.write({"scores": scores_record(run.reference)})
-        ((_, result),) = run.results
-        reproduction.kept(cell).write(without_places(result))
-
-
-def _nothing(summary: str) -> None:
-    """Where many cells read the same, it is said once."""
-
-
-def _starting_scores(
-    cell: PaperCell, settings: Settings, texts: dict[str, str], reproduction: Reproduction
-) -> KeptResult:
-    """Whatever is varied, a model starts with the same scores on the same texts."""
-    identity = {
-        "measure": MEASURE,
-        "reference": reproduction.reference_content(cell.model),
-        "dtype": reproduction.machine.dtype,
-        "bf16": settings.training["bf16"],
-        "texts": measured_texts(texts),
-    }
-    return KeptResult(reproduction.result_path(cell).with_name("reference.json"), identity)
-
-
-def cell_settings(cell: PaperCell, reproduction: Reproduction) -> Settings:
-    """The run of a cell in the terms of a comparison of one method."""
-    protocol, machine = reproduction.protocol, reproduction.machine
-    size, passes = machine.batches(protocol.sequences)
-    path = reproduction.result_path(cell)
-    folder = path.with_name(f"{WORKING}-{path.stem}")
-    share = cell.new_data_fraction
-    training = ComparisonConfig(
-        output_dir=str(folder),
-        tau=USUAL_TAU if cell.tau is None else cell.tau,
-        new_data_fraction=USUAL_NEW_DATA_FRACTION if share is None else share,
-        ewc_lambda=protocol.ewc_lambda,
-        max_steps=protocol.steps,
-        # Steps: a share of 1.0 would be taken for every step.
-        eval_steps=max(1, protocol.steps // protocol.evaluations),
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=passes,
-        gradient_checkpointing=machine.gradient_checkpointing or None,
-        bf16=machine.bf16,
-        seed=reproduction.seed,
-    )
-    return Settings(
-        ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=machine.dtype),
-        DataConfig(
-            data=text_sources(dataset_named(cell.dataset), cell.model, reproduction),
-            general=text_sources(GENERAL, cell.model, reproduction),
-            train_tokens=str(protocol.tokens_of(cell)),
-            validation_tokens=str(protocol.validation_tokens),
-            sequence_length=protocol.sequence_length,
-        ),
-        USUAL_RANK if cell.rank is None else cell.rank,
-        chosen_options(training),
-        folder,
-    )
-
-
-def _starting_model(name: str, reproduction: Reproduction) -> ModelConfig:
-    """The published weights, before the reference is prepared."""
-    model = reproduction.model(name)
-    place = model.hub
-    if place == TINY:
-        if reproduction.corpora is None:
-            raise InputError(
-                f"{GENERAL.name} can only be streamed where a tokenizer counts its tokens, and "
-                f"--model {TINY} learns its own: pass --corpora DIR"
-            )
-        general = [str(local_text(GENERAL, reproduction.corpora))]
-        place = str(tiny_model(general, cache_folder(), reproduction.seed))
-    return ModelConfig(place, dtype=reproduction.machine.dtype, tokenizer=model.tokenizer)
-
-
-def text_sources(dataset: PaperDataset, model: str, reproduction: Reproduction) -> list[str]:
-    """The text of a dataset, the same for all cells of a model, whatever their budget.
-
-    It is fetched where it is not here yet. Raises InputError where it cannot be.
-    """
-    if reproduction.corpora is not None:
-        return [str(local_text(dataset, reproduction.corpora))]
-    protocol = reproduction.protocol
-    largest = max(2 * protocol.train_tokens, protocol.reference_tokens)
-    start = _starting_model(model, reproduction)
-    sample = hub_sample(
-        dataset,
-        load_tokenizer(start),
-        largest + 2 * protocol.validation_tokens,
-        cache_folder() / "paper",
-    )
-    return [str(sample)]
+        protocol, machine = reproduction.protocol, reproduction.machine
+        size, passes = reproduction.batches()
+        path = reproduction.result_path(cell)
+        folder = path.with_name(f"{WORKING}-{path.stem}")
+        share = cell.new_data_fraction
+        training = ComparisonConfig(
+            output_dir=str(folder),
+            tau=USUAL_TAU if cell.tau is None else cell.tau,
+            new_data_fraction=USUAL_NEW_DATA_FRACTION if share is None else share,
+            ewc_lambda=protocol.ewc_lambda,
+            max_steps=protocol.steps,
+            # Steps: a share of 1.0 would be taken for every step.
+            eval_steps=max(1, protocol.steps // protocol.evaluations),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=passes,
+            gradient_checkpointing=machine.gradient_checkpointing or None,
+            bf16=machine.bf16,
+            seed=reproduction.seed,
+        )
+        return Settings(
+            ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=machine.dtype),
+            DataConfig(
+                data=reproduction.text(dataset_named(cell.dataset), cell.model),
+                general=reproduction.text(GENERAL, cell.model),
+                train_tokens=str(protocol.tokens_of(cell)),
+                validation_tokens=str(protocol.validation_tokens),
+                sequence_length=protocol.sequence_length,
+            ),
+            USUAL_RANK if cell.rank is None else cell.rank,
+            chosen_options(training),
+            folder,
+        )

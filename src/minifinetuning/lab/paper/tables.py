@@ -1,16 +1,18 @@
-"""A table of the paper, ours beside what was published and the difference between them."""
+"""The tables of the paper, ours beside what was published; and the report of tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from minifinetuning.lab.paper.cells import PaperCell
+from minifinetuning.files import write_atomically
+from minifinetuning.lab.paper.cells import PaperCell, Published, published_values, slug
+from minifinetuning.lab.paper.figures import models_drawn, save_paper_figure
 from minifinetuning.lab.paper.plan import stand_in
-from minifinetuning.lab.paper.published import Published, published_values
+from minifinetuning.lab.paper.reproduction import Reproduction
 from minifinetuning.report.extent import measured_on
 from minifinetuning.report.tables import markdown_table
 
-__all__ = ["table_reports"]
+__all__ = ["table_reports", "write_paper_report"]
 
 _QUANTITIES = (("S %", "specialization", 1), ("DG %", "degeneralization", 1), ("DG/S", "ratio", 2))
 
@@ -82,3 +84,20 @@ def _table(rows: Sequence[Published], results: Mapping[PaperCell, Mapping[str, A
 
 def _number(value: float | None, digits: int, sign: str = "") -> str:
     return "" if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+
+
+def write_paper_report(
+    reproduction: Reproduction, results: Mapping[PaperCell, Mapping[str, Any]]
+) -> str:
+    """Write table-N.md and figure-N-MODEL.png into `OUT/PROTOCOL`; returns them for a terminal."""
+    folder = reproduction.report_folder
+    parts = []
+    for number, text in table_reports(reproduction.plan.rows, results).items():
+        write_atomically(folder / f"table-{number}.md", text)
+        parts.append(text)
+    for figure, models in reproduction.plan.figures:
+        for model in models_drawn(models, figure, results):
+            path = folder / f"figure-{figure.number}-{slug(model)}.png"
+            save_paper_figure(figure, model, results, reproduction.protocol, path)
+            parts.append(f"figure {figure.number}: {path}")
+    return "\n\n".join(parts)

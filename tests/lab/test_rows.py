@@ -7,9 +7,13 @@ import torch
 
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import TextScores
-from minifinetuning.lab.compare.lead import evaluation_record
-from minifinetuning.lab.compare.rows import paired_difference, rows
-from minifinetuning.lab.compare.scores import scores_from, scores_record
+from minifinetuning.lab.rows import (
+    evaluation_record,
+    paired_difference,
+    pooled_rows,
+    scores_from,
+    scores_record,
+)
 from minifinetuning.metrics import SequenceLosses
 
 
@@ -52,7 +56,7 @@ def test_seeds_are_one_row_and_learning_rates_are_several():
         result("ft", 1e-5, 2, 0.20),
         result("ft", 3e-5, 1, 0.30),
     ]
-    table = rows(results, scores_record(scores(0.0)))
+    table = pooled_rows(results, scores_record(scores(0.0)))
     assert list(table) == ["ft @ 1e-05", "mft", "ft @ 3e-05"]
     pooled = table["ft @ 1e-05"]
     perplexities = [scores(shift)["specialized"].perplexity for shift in (0.0, 0.10, 0.20)]
@@ -75,11 +79,11 @@ def test_seeds_are_one_row_and_learning_rates_are_several():
 
 
 def test_without_a_seed_in_common_nothing_is_paired():
-    table = rows(
+    table = pooled_rows(
         [result("ft", 1e-5, 1, 0.1), result("mft", 1e-5, 2, 0.1)], scores_record(scores(0))
     )
     assert table["mft"]["difference"] is None
-    assert rows([], scores_record(scores(0))) == {}
+    assert pooled_rows([], scores_record(scores(0))) == {}
 
 
 def run(method, seed, *gains, kept=-1):
@@ -108,7 +112,7 @@ def run(method, seed, *gains, kept=-1):
 
 def test_the_one_that_is_recommended_is_held_against_the_next_where_both_would_be_stopped():
     results = [run("ft", 1, 0.10, 0.30), run("mft", 1, 0.15, 0.20), run("kl", 1, 0.01, 0.02)]
-    table = rows(results, scores_record(scores(0.0)), 1.0)
+    table = pooled_rows(results, scores_record(scores(0.0)), 1.0)
     start = scores(0.0)["specialized"].perplexity
     expected = [100 * (1 - scores(s)["specialized"].perplexity / start) for s in (0.15, 0.10)]
     lead = table["mft"]["lead"]
@@ -118,7 +122,7 @@ def test_the_one_that_is_recommended_is_held_against_the_next_where_both_would_b
     assert not any("lead" in table[name] for name in ("ft", "kl"))
     assert "evaluations" not in table["mft"]
     # With a larger budget others would be stopped later.
-    wide = rows(results, scores_record(scores(0.0)), 2.0)
+    wide = pooled_rows(results, scores_record(scores(0.0)), 2.0)
     assert wide["ft"]["lead"]["over"] == "mft"
 
 
@@ -126,16 +130,16 @@ def test_results_of_before_know_the_step_that_was_kept():
     results = [run("ft", 1, 0.10, 0.30), run("mft", 1, 0.15, 0.20, kept=1)]
     for one in results:
         del one["evaluations"]
-    table = rows(results, scores_record(scores(0.0)), 2.0)
+    table = pooled_rows(results, scores_record(scores(0.0)), 2.0)
     # mft would be stopped at step 2, and step 1 was kept.
     assert not any("lead" in row for row in table.values())
-    table = rows([run("ft", 1, 0.3), run("mft", 1, 0.1)], scores_record(scores(0.0)), 2.0)
+    table = pooled_rows([run("ft", 1, 0.3), run("mft", 1, 0.1)], scores_record(scores(0.0)), 2.0)
     assert table["ft"]["lead"]["over"] == "mft"
 
 
 def test_without_a_seed_in_common_no_one_leads():
     results = [run("ft", 1, 0.10), run("mft", 2, 0.15)]
-    assert "lead" not in rows(results, scores_record(scores(0.0)), 1.0)["mft"]
+    assert "lead" not in pooled_rows(results, scores_record(scores(0.0)), 1.0)["mft"]
 
 
 @pytest.mark.parametrize("ours", [{"texts": {"specialized": "one"}}, {}])
@@ -145,7 +149,7 @@ def test_results_of_different_texts_are_not_held_against_each_other(ours):
     reference = scores_record(scores(0.0))
     said = "measured on different specialized validation texts"
     with pytest.raises(InputError, match=said):
-        rows([first, second], reference)
+        pooled_rows([first, second], reference)
     with pytest.raises(InputError, match=said):
         paired_difference([second], [first], reference)
 
@@ -154,4 +158,4 @@ def test_a_result_is_not_held_against_the_starting_scores_of_another_text():
     reference = scores_record(scores(0.0))
     reference["general"]["tokens"][0] += 1
     with pytest.raises(InputError, match="different general validation texts"):
-        rows([result("ft", 1e-5, 1, 0.1)], reference)
+        pooled_rows([result("ft", 1e-5, 1, 0.1)], reference)

@@ -10,18 +10,22 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.paper import runs
+from minifinetuning.lab import cells
 from minifinetuning.lab.paper.cells import paper_cell
 from minifinetuning.lab.paper.plan import Plan
-from minifinetuning.lab.paper.report import write_paper_report
 from minifinetuning.lab.paper.reproduction import Machine
-from minifinetuning.lab.paper.runner import kept_folder, reproduce
-from minifinetuning.lab.paper.runs import CellTask, ReferenceTask
-from minifinetuning.lab.processes import in_this_process, one_by_one
+from minifinetuning.lab.paper.runs import CellTask, ReferenceTask, kept_folder, reproduce
+from minifinetuning.lab.paper.tables import write_paper_report
+from minifinetuning.lab.processes import failure, in_this_process
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-HERE = one_by_one(in_this_process)
+HERE = in_this_process
+
+
+def one_by_one(run):
+    """An executor of tasks that are run by `run`, which gives the reason of a failure or None."""
+    return lambda tasks, begin: ((name, run(task)) for name, task in tasks.items())
 
 
 def with_cells(reproduction, *cells):
@@ -81,12 +85,12 @@ def test_a_stopped_reproduction_goes_on(reproduction):
         if len(ran) == 2:
             raise KeyboardInterrupt
         ran.append(task)
-        return in_this_process(task)
+        return failure(task)
 
     with pytest.raises(KeyboardInterrupt):
         reproduce(asked, one_by_one(stopped))
     ran.clear()
-    outcome = reproduce(asked, one_by_one(lambda task: ran.append(task) or in_this_process(task)))
+    outcome = reproduce(asked, one_by_one(lambda task: ran.append(task) or failure(task)))
     assert [task.cell.method for task in ran] == [
         "corrective finetuning",
         "single correction",
@@ -138,7 +142,7 @@ def test_what_fails_is_named_and_the_rest_goes_on(reproduction):
     def failing(task):
         if isinstance(task, CellTask) and task.cell.method == "FT":
             return "the disk is full"
-        return in_this_process(task)
+        return failure(task)
 
     outcome = reproduce(reproduction(table=3), one_by_one(failing))
     assert len(outcome.results) == 3
@@ -203,10 +207,10 @@ def test_results_of_other_settings_are_neither_taken_nor_lost(reproduction, capl
         assert reproduce(replace(reproduction_), NOTHING_RUNS).results == outcome.results
 
 
-def nothing(tasks):
+def nothing(tasks, begin):
     if tasks:
         pytest.fail(f"{[*tasks]} ran")
-    return ()
+    yield from ()
 
 
 NOTHING_RUNS = nothing
@@ -269,14 +273,15 @@ def test_two_commands_prepare_one_reference(reproduction, monkeypatch):
     folder = asked.reference_folder("tiny")
     prepared = []
 
-    def prepare(task, path):
+    def prepare(task):
+        path = task.reproduction.reference_folder(task.model)
         prepared.append(path)
         time.sleep(0.2)
         path.mkdir()
         (path / "metrics.json").write_text("{}")
 
     monkeypatch.setattr(ReferenceTask, "_prepare", prepare)
-    monkeypatch.setattr(runs, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(cells, "_SECONDS_BETWEEN_LOOKS", 0.01)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(ReferenceTask("tiny", asked)) for _ in range(2)]:
             done.result()
@@ -310,7 +315,7 @@ def test_what_cannot_be_run_is_known_before_anything_runs(reproduction, corpora,
 
     def refused(changed):
         with pytest.raises(InputError) as caught:
-            reproduce(changed, lambda tasks: pytest.fail("something ran"))
+            reproduce(changed, lambda tasks, begin: pytest.fail("something ran"))
         return str(caught.value)
 
     assert "does not divide the protocol's step of 2" in refused(

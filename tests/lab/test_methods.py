@@ -3,7 +3,7 @@
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.compare.methods import parsed_methods, require_distinct
+from minifinetuning.lab.methods import parsed_methods, require_distinct
 from minifinetuning.objectives import OBJECTIVES
 
 TRAINING = {

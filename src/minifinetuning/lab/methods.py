@@ -35,6 +35,15 @@ class Method:
     learning_rate: float | None = None
 
     @property
+    def settings(self) -> "Method":
+        """The method without its name: equal where two names mean the same."""
+        return replace(self, name="")
+
+    def rates(self, common: Sequence[float]) -> Sequence[float]:
+        """The learning rates that it is run at: its own one, else the `common` ones."""
+        return [self.learning_rate] if self.learning_rate else common
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether a run of it asks the starting model."""
         return needs_teacher(self.objective) or self.replay == _SELF_REPLAY
@@ -50,11 +59,8 @@ class Method:
 
     def blends(self, other: "Method") -> bool:
         """Whether it is the other, blended at the end; at the same learning rate, one training."""
-        return (
-            self.blend
-            and self == replace(other, blend=True, name=self.name, learning_rate=self.learning_rate)
-            and not other.blend
-        )
+        unblended = replace(self.settings, blend=False, learning_rate=other.learning_rate)
+        return self.blend and unblended == other.settings
 
     def options(self, training: dict[str, Any]) -> dict[str, Any]:
         """The fields of `MFTConfig` that it changes, for a run that has `training` in common.
@@ -68,10 +74,8 @@ class Method:
         elif training["ewc_lambda"]:
             changed["ewc_lambda"] = 0.0
         if self.replay == _SELF_REPLAY:
-            batch, passes = (
-                training["per_device_train_batch_size"],
-                training["gradient_accumulation_steps"],
-            )
+            batch = training["per_device_train_batch_size"]
+            passes = training["gradient_accumulation_steps"]
             new = Mixture.of(training["new_data_fraction"], batch, passes, 1).new
             separate = math.gcd(batch, new)
             changed |= {
@@ -95,7 +99,7 @@ def parsed_methods(names: str) -> list[Method]:
         raise InputError(f"--methods {names!r} has a comma too many: there is no method behind it")
     methods = [_parsed(name.strip()) for name in names.split(",")]
     for index, method in enumerate(methods):
-        same = [other for other in methods[:index] if _settings(other) == _settings(method)]
+        same = [other for other in methods[:index] if other.settings == method.settings]
         if same:
             raise InputError(f"--methods names {same[0].name} twice: leave one out")
     return methods
@@ -107,20 +111,16 @@ def require_distinct(methods: Sequence[Method], learning_rates: Sequence[float])
     `learning_rates` are those of the methods that name none. Rates that are written alike are the
     same, since results are kept by that name.
     """
-    seen: dict[tuple[Any, ...], str] = {}
+    seen: dict[tuple[Method, str], str] = {}
     for method in methods:
-        for rate in [method.learning_rate] if method.learning_rate else learning_rates:
-            key = (*_settings(replace(method, learning_rate=None)), f"{rate:g}")
+        for rate in method.rates(learning_rates):
+            key = replace(method.settings, learning_rate=None), f"{rate:g}"
             if key in seen:
                 raise InputError(
                     f"--methods and the learning rates name {seen[key]} at {rate:g} twice: leave "
                     "one out"
                 )
             seen[key] = method.name
-
-
-def _settings(method: Method) -> tuple[Any, ...]:
-    return (*list(vars(method).values())[1:],)
 
 
 def _parsed(name: str) -> Method:

@@ -1,16 +1,18 @@
-"""Tasks on a Ray of two workers on this machine."""
+"""Tasks and cells on a Ray of two workers on this machine."""
 
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.paper.ray_schedule import RETRIES, on_ray
-from minifinetuning.lab.paper.runner import reproduce
-from minifinetuning.lab.processes import in_this_process, one_by_one
+from minifinetuning.lab.compare import comparison_rows
+from minifinetuning.lab.executors import RETRIES, on_ray
+from minifinetuning.lab.paper.runs import reproduce
+from minifinetuning.lab.processes import in_this_process
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
@@ -29,9 +31,6 @@ def two_workers():
     )
     yield
     ray.shutdown()
-
-
-HERE = one_by_one(in_this_process)
 
 
 def write(path: Path) -> None:
@@ -61,7 +60,7 @@ def die_always(path: Path) -> None:
 
 
 def run(tasks):
-    return dict(on_ray(cpus=1)(tasks))
+    return dict(on_ray(tasks, begin=lambda name: None))
 
 
 def test_each_task_has_a_process_of_its_own_and_failures_are_named(two_workers, tmp_path, caplog):
@@ -100,8 +99,26 @@ def test_a_lost_process_is_begun_again_some_times(two_workers, tmp_path):
 
 
 def test_cells_run_on_ray_as_they_do_here(two_workers, reproduction):
-    here = reproduce(reproduction(table=3, method="MFT", folder="here"), HERE)
-    there = reproduce(reproduction(table=3, method="MFT", folder="there"), on_ray(cpus=1))
+    here = reproduce(reproduction(table=3, method="MFT", folder="here"), in_this_process)
+    there = reproduce(reproduction(table=3, method="MFT", folder="there"), on_ray)
     there.require_complete()
     ((cell, result),) = here.results.items()
     assert there.results[cell]["specialization"] == pytest.approx(result["specialization"])
+
+
+def test_a_comparison_on_ray_has_the_rows_of_one_that_ran_here(
+    two_workers, comparison, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    methods = "ft,mft,lora@1e-2,lora+blend@1e-2"
+    here, _ = comparison_rows(comparison(methods, folder="here"), executor=in_this_process)
+    made = comparison(methods)
+    # Beside it, as a person names it.
+    made = replace(made, settings=replace(made.settings, folder=Path("there")))
+    there, failed = comparison_rows(made, executor=on_ray)
+    assert not failed
+    assert list(there) == ["ft", "mft", "lora", "lora+blend"]
+    for name, row in there.items():
+        for figure in ("reference", "tuned", "specialization", "intervals", "history"):
+            assert row[figure] == here[name][figure]
+    assert len([*(tmp_path / "there/cells").iterdir()]) == 4

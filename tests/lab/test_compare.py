@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.compare import compare, runner
-from minifinetuning.lab.compare.runner import measured
+from minifinetuning.lab import compare as comparisons
+from minifinetuning.lab.compare import compare, comparison_rows
 from minifinetuning.lab.processes import in_this_process
 from minifinetuning.training.provenance import commit
 
@@ -27,11 +27,11 @@ def compared(comparison, **options):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """They take most of the time of a comparison as small as these."""
-    monkeypatch.setattr(runner, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(comparisons, "_write_report", lambda *arguments: None)
 
 
 def rows_of(comparison, **options):
-    rows, failed = measured(comparison, executor=in_this_process, **options)
+    rows, failed = comparison_rows(comparison, executor=in_this_process, **options)
     assert not failed
     return rows
 
@@ -223,11 +223,11 @@ def test_where_text_and_model_lie_and_what_they_are_called_does_not_matter(
 def test_a_text_that_changes_meanwhile_is_noticed(comparison, material, tmp_path):
     made = comparison("ft")
 
-    def changing(task):
+    def changing(tasks, begin):
         edited(material)
-        return in_this_process(task)
+        yield from in_this_process(tasks, begin)
 
-    _, failed = measured(made, executor=changing)
+    _, failed = comparison_rows(made, executor=changing)
     assert "the texts were changed while this ran" in failed["ft@0.001-seed42"]
     assert not (tmp_path / "out/cells").exists()
 
@@ -236,11 +236,12 @@ def test_two_commands_on_one_folder_are_one_too_many(comparison, tmp_path, no_pi
     folder = tmp_path / "out"
     refusals = []
 
-    def meanwhile(task):
-        with pytest.raises(InputError) as caught:
-            other_thread(lambda: compared(comparison("ft,mft")))
-        refusals.append(str(caught.value))
-        return in_this_process(task)
+    def meanwhile(tasks, begin):
+        if tasks:
+            with pytest.raises(InputError) as caught:
+                other_thread(lambda: compared(comparison("ft,mft")))
+            refusals.append(str(caught.value))
+        yield from in_this_process(tasks, begin)
 
     compare(comparison("ft"), executor=meanwhile)
     assert refusals == [

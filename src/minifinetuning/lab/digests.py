@@ -1,11 +1,11 @@
-"""What a run starts from, by content: the same wherever it lies and whatever it is called."""
+"""Digests of what a cell is made from: the same wherever it lies and whatever it is called."""
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,30 @@ from minifinetuning.teacher.contents import text_identity
 from minifinetuning.training.texts import Texts
 
 __all__ = [
-    "Content",
+    "Inputs",
     "digest_of",
-    "files_content",
-    "measured_texts",
-    "model_content",
-    "model_files_content",
-    "text_contents",
+    "files_digest",
+    "model_digest",
+    "model_files_digest",
+    "text_digests",
+    "validation_digests",
 ]
 
-_FILES_OF_A_MODEL = (
-    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.gguf", "config.json", "*.py"),
-    *("adapter_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model"),
-    *("special_tokens_map.json", "added_tokens.json"),
+_FILES_OF_A_MODEL = re.compile(
+    r".*\.(safetensors|bin|gguf|model|py)|.*\.safetensors\.index\.json|(adapter_)?config\.json"
+    r"|(tokenizer|vocab).*|merges\.txt|(special_tokens_map|added_tokens)\.json"
 )
 
 
 @dataclass(frozen=True)
-class Content:
+class Inputs:
     """What a cell is made from: the digest of the starting model, and of each of its texts."""
 
     model: str
     texts: dict[str, str]
 
 
-def text_contents(texts: Texts) -> dict[str, str]:
+def text_digests(texts: Texts) -> dict[str, str]:
     """The digest of each text: `train`, `replay` and `fisher`, and what is measured, by its name.
 
     Of tokens, masks and labels, so that whatever decides on these is in it: the documents, their
@@ -54,12 +53,12 @@ def text_contents(texts: Texts) -> dict[str, str]:
     return {name: text_identity(of).digest for name, of in found.items()}
 
 
-def measured_texts(contents: dict[str, str]) -> dict[str, str]:
-    """Those of the digests that are of validation texts."""
-    return {name: contents[name] for name in (SPECIALIZED, GENERAL) if name in contents}
+def validation_digests(texts: dict[str, str]) -> dict[str, str]:
+    """Those of the digests of `text_digests` that are of validation texts."""
+    return {name: texts[name] for name in (SPECIALIZED, GENERAL) if name in texts}
 
 
-def model_content(model: ModelConfig) -> str:
+def model_digest(model: ModelConfig) -> str:
     """The digest of a model's configuration and weights, as a run loads them.
 
     A model whose files have not changed is not loaded again for it.
@@ -76,23 +75,21 @@ def model_content(model: ModelConfig) -> str:
     return _remembered(["model", file_states([place]), model.dtype, software], computed)
 
 
-def files_content(place: Path) -> str:
+def files_digest(place: Path) -> str:
     """The digest of a text's file, or of all files in a folder but the hidden ones.
 
     Of names the endings count: they say how a file is read.
     """
-    paths = [place] if place.is_file() else _visible_files(place)
-    return _files_digest(paths, lambda path: path.suffix.lower())
+    return _digest_of_files(_visible_files(place), lambda path: path.suffix.lower())
 
 
-def model_files_content(place: Path) -> str:
+def model_files_digest(place: Path) -> str:
     """The digest of a model's weights, configuration, code and tokenizer as they lie on disk.
 
     Nothing is loaded. What else its folder holds, a card or figures, does not count.
     """
-    paths = [place] if place.is_file() else _visible_files(place)
-    kept = [path for path in paths if any(fnmatch(path.name, each) for each in _FILES_OF_A_MODEL)]
-    return _files_digest(kept, lambda path: path.name)
+    files = [path for path in _visible_files(place) if _FILES_OF_A_MODEL.fullmatch(path.name)]
+    return _digest_of_files(files, lambda path: path.name)
 
 
 def digest_of(content: Any) -> str:
@@ -100,16 +97,19 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file())
+def _visible_files(place: Path) -> list[Path]:
+    """The file itself, or those in a folder and below it, in order."""
+    if place.is_file():
+        return [place]
     return sorted(
         path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in place.rglob("*")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(place).parts)
     )
 
 
-def _files_digest(paths: list[Path], name: Callable[[Path], str]) -> str:
+def _digest_of_files(paths: list[Path], name: Callable[[Path], str]) -> str:
     def computed() -> str:
         return digest_of(sorted((name(path), _file_digest(path)) for path in paths))
 
