@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minifinetuning.data.sequences import (
     DOCUMENT_COLUMN,
@@ -41,14 +42,13 @@ def collate(examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     (B, T - 1, ...), padded with zeros, and `is_replay` as one bool; all others are left out.
     """
     rows = [normalized(example) for example in examples]
-    length = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, Any] = {
-        name: torch.stack([_padded(row[name], length, filler) for row in rows])
+        name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=filler)
         for name, filler in _FILLERS.items()
     }
     for name in examples[0]:
         if name.startswith(TEACHER_COLUMN):
-            batch[name] = torch.stack([_padded(row[name], length - 1, 0) for row in examples])
+            batch[name] = pad_sequence([row[name] for row in examples], batch_first=True)
     return _with_replay(batch, examples)
 
 
@@ -81,21 +81,19 @@ class ForeignCollator:
         return _with_replay(batch, examples)
 
 
-def of_predictions(
-    examples: Sequence[Mapping[str, Any]], first: int, length: int
-) -> tuple[Tensor, Tensor]:
+def of_predictions(examples: Sequence[Mapping[str, Any]], first: int) -> tuple[Tensor, Tensor]:
     """Document numbers and ends of the tokens that a batch of (B, T) predicts, each (B, T - 1).
 
-    `first` is the number of the first example in its text, `length` is T.
+    `first` is the number of the first example in its text.
     """
     documents, ends = [], []
     for number, example in enumerate(examples, start=first):
         tokens = len(example["input_ids"])
         own = example.get(DOCUMENT_COLUMN, torch.full((tokens,), number))
         is_end = example.get(END_COLUMN, torch.zeros(tokens, dtype=torch.bool))
-        documents.append(_padded(torch.as_tensor(own)[1:], length - 1, 0))
-        ends.append(_padded(torch.as_tensor(is_end)[1:], length - 1, 0))
-    return torch.stack(documents), torch.stack(ends)
+        documents.append(torch.as_tensor(own)[1:])
+        ends.append(torch.as_tensor(is_end)[1:])
+    return pad_sequence(documents, batch_first=True), pad_sequence(ends, batch_first=True)
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,11 +104,3 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in batch.items()
         if not name.startswith(TEACHER_COLUMN) and name not in own
     }
-
-
-def _padded(values: Tensor, length: int, filler: int) -> Tensor:
-    """`values` (n, ...) with fillers up to `length` rows."""
-    missing = length - len(values)
-    if not missing:
-        return values
-    return torch.cat([values, values.new_full((missing, *values.shape[1:]), filler)])

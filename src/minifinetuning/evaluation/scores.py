@@ -165,7 +165,7 @@ class _Parts:
 
     def __init__(self, examples: list[Mapping[str, Any]], first: int, labels: Tensor) -> None:
         """Of a batch whose first example is the `first` of its text; `labels` are (B, T - 1)."""
-        documents, ends = of_predictions(examples, first, labels.shape[1] + 1)
+        documents, ends = of_predictions(examples, first)
         predicted = labels.ne(-100)
         self.text, self.ends = predicted & ~ends, predicted & ends
         rows = torch.arange(len(labels))[:, None].expand_as(labels)
