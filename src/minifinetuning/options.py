@@ -1,13 +1,19 @@
-"""What the value of an option may be: the ranges of numbers, and the names that are known."""
+"""An option as a field of a dataclass, and what its value may be: ranges, and known names."""
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from minifinetuning.errors import InputError, did_you_mean
 
-__all__ = ["RANGES", "Range", "require_choice", "require_ranges"]
+__all__ = ["RANGES", "Range", "option", "require_choice", "require_ranges"]
+
+
+def option(default: Any, text: str) -> Any:
+    """A field that is an option of the command line: its default, and its line in `--help`."""
+    return field(default=default, metadata={"help": text})
+
 
 LARGEST = 2**31 - 1
 """What a count may be where nothing else bounds it."""
@@ -107,11 +113,11 @@ RANGES = {
 
 def require_ranges(options: Any) -> None:
     """Raise InputError, naming the option, where a number of the dataclass is out of its range."""
-    for field in fields(options):
-        value = getattr(options, field.name, None)
+    for each in fields(options):
+        value = getattr(options, each.name, None)
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(number, (int, float)) and not isinstance(number, bool):
-                _require(field.name, number)
+                _require(each.name, number)
 
 
 def _require(name: str, number: float) -> None:

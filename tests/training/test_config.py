@@ -6,7 +6,9 @@ from transformers import TrainingArguments
 from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
-from minifinetuning.training.config import MFTConfig, ReferenceConfig, trainer_options, training
+from minifinetuning.training import config, trainer_options
+from minifinetuning.training.config import MFTConfig
+from minifinetuning.training.reference import ReferenceConfig
 
 
 @pytest.fixture
@@ -85,12 +87,12 @@ def test_tau_may_be_any_probability(folder, tau):
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_bfloat16_is_chosen_by_the_device_unless_it_is_said(folder, monkeypatch, pays):
-    monkeypatch.setattr(training, "bfloat16_pays", lambda use_cpu: pays)
+    monkeypatch.setattr(config, "bfloat16_pays", lambda use_cpu: pays)
     assert MFTConfig(output_dir=folder).bf16 == pays
     assert MFTConfig(output_dir=folder, bf16=False).bf16 is False
     assert MFTConfig(output_dir=folder, bf16=True).bf16 is True
     # Such a machine has no GPU, where fp16 is refused in the end.
-    monkeypatch.setattr(training, "require_usable_trainer", lambda args: None)
+    monkeypatch.setattr(config, "require_usable_trainer", lambda args: None)
     assert MFTConfig(output_dir=folder, fp16=True).bf16 is False
 
 
@@ -121,7 +123,7 @@ def test_the_summary_says_what_was_chosen(folder):
 def test_where_one_of_two_intervals_is_given_the_other_follows(folder, options, steps):
     made = MFTConfig(output_dir=folder, **options)
     assert (made.eval_steps, made.save_steps) == steps
-    again = MFTConfig(output_dir=folder, **made.chosen())
+    again = made.but(output_dir=folder)
     assert (again.eval_steps, again.save_steps) == steps
 
 
@@ -129,7 +131,7 @@ def test_where_one_of_two_intervals_is_given_the_other_follows(folder, options, 
 def test_where_one_of_two_strategies_is_given_the_other_follows(folder, options):
     made = MFTConfig(output_dir=folder, **options)
     assert made.eval_strategy == made.save_strategy == "epoch"
-    again = MFTConfig(output_dir=folder, **made.chosen())
+    again = made.but(output_dir=folder)
     assert again.eval_strategy == again.save_strategy == "epoch"
 
 
@@ -191,7 +193,7 @@ def test_what_transformers_would_refuse_late_is_refused_at_once(
     folder, options, sentence, monkeypatch
 ):
     monkeypatch.setattr(
-        "minifinetuning.training.config.trainer_options.get_available_reporting_integrations", list
+        "minifinetuning.training.trainer_options.get_available_reporting_integrations", list
     )
     find = trainer_options.importlib.util.find_spec
     missing = ("liger_kernel", "deepspeed")

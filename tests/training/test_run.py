@@ -12,8 +12,7 @@ from minifinetuning.lab.evaluate import evaluate_models
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.training import run as one_run
-from minifinetuning.training.config import ReferenceConfig
-from minifinetuning.training.reference import prepare_reference
+from minifinetuning.training.reference import ReferenceConfig, prepare_reference
 from minifinetuning.training.run import adapt
 from minifinetuning.training.texts import TextNeeds, read_texts
 

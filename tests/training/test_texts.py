@@ -12,8 +12,7 @@ from minifinetuning.data.packing import Marks, PackedSequences
 from minifinetuning.data.sequences import predicts_text
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
-from minifinetuning.training.caching import cache_teacher
-from minifinetuning.training.config import CacheConfig
+from minifinetuning.training.caching import CacheConfig, cache_teacher
 from minifinetuning.training.texts import TextNeeds, read_texts
 
 

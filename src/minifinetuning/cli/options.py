@@ -22,10 +22,12 @@ def option_types(verb: str) -> tuple[Any, ...]:
     from minifinetuning.data.config import DataConfig, GeneralConfig
     from minifinetuning.models.config import AdapterConfig, ModelConfig
     from minifinetuning.training import config
+    from minifinetuning.training.caching import CacheConfig
+    from minifinetuning.training.reference import ReferenceConfig
 
     types: dict[str, tuple[Any, ...]] = {
         "train": (ModelConfig, AdapterConfig, DataConfig, config.MFTConfig),
-        "cache": (ModelConfig, AdapterConfig, DataConfig, config.CacheConfig),
+        "cache": (ModelConfig, AdapterConfig, DataConfig, CacheConfig),
         "compare": (
             ModelConfig,
             ComparisonOptions,
@@ -38,7 +40,7 @@ def option_types(verb: str) -> tuple[Any, ...]:
             ModelConfig,
             AdapterConfig,
             GeneralConfig,
-            config.ReferenceConfig,
+            ReferenceConfig,
         ),
         "reproduce": (ReproductionOptions,),
         "demo": (DemoOptions,),

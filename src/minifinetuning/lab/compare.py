@@ -109,7 +109,7 @@ def comparison_plan(
     and numbers that cannot be, and for options that belong to single methods.
     """
     for name in ("objective", "replay_objective"):
-        if getattr(training, name) != getattr(ComparisonConfig(output_dir="."), name):
+        if name in training.changed:
             raise InputError(f"--{name} is each method's own here: name it in --methods")
     if training.tau == AUTO:
         raise InputError("--tau auto is for `mft train`: give a number to compare at")

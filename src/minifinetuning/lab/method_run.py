@@ -107,8 +107,8 @@ class Settings:
 
 
 def chosen_options(training: ComparisonConfig) -> dict[str, Any]:
-    """The fields that were set, and those that every run looks at; no tokens: it is written."""
-    chosen = training.chosen(
+    """The fields that were set, and those that every run looks at."""
+    looked_at = [
         "seed",
         "ewc_lambda",
         "new_data_fraction",
@@ -116,8 +116,8 @@ def chosen_options(training: ComparisonConfig) -> dict[str, Any]:
         "bf16",
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
-    )
-    return {name: value for name, value in chosen.items() if not name.endswith("_token")}
+    ]
+    return {name: getattr(training, name) for name in training.changed + looked_at}
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,64 @@
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from typing import ClassVar
 
 from accelerate import PartialState
 
 from minifinetuning.data.config import DataConfig
+from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import SPECIALIZED
 from minifinetuning.models.causal import check_halves, freeze_head
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
-from minifinetuning.models.precision import autocast
+from minifinetuning.models.precision import autocast, bfloat16_pays
+from minifinetuning.options import option, require_ranges
 from minifinetuning.report.tables import markdown_table
-from minifinetuning.teacher import CachePlan, open_cache, plan_cache
+from minifinetuning.teacher import CachePlan, open_cache, plan_cache, require_known
 from minifinetuning.teacher.contents import format_bytes
 from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
-from minifinetuning.training.config import CacheConfig
 from minifinetuning.training.outputs import require_cache_apart
 from minifinetuning.training.texts import SELF, TextNeeds, read_texts
 
-__all__ = ["cache_teacher", "listed_teachers", "pruned_teachers"]
+__all__ = ["CacheConfig", "cache_teacher", "listed_teachers", "pruned_teachers"]
+
+
+@dataclass
+class CacheConfig:
+    """What a teacher's cache is made for: the options that must be those of the training."""
+
+    _argument_group_name: ClassVar[str] = "cache"
+
+    teacher_cache: str = option(
+        "auto", "hidden, expected, or the folder that it goes to; auto: the smallest step."
+    )
+    freeze_head: bool = option(False, "The training will have --freeze_head.")
+    new_data_fraction: float = option(0.5, "With --replay: the share of new sequences in training.")
+    per_device_train_batch_size: int = option(4, "Sequences of a forward pass.")
+    bf16: bool | None = option(
+        None, "bfloat16 autocast; if not said, wherever the device is fast at it."
+    )
+    seed: int = option(42, "Seed of the split.")
+    list: bool = option(False, "Alone: say which caches there are, and how large.")
+    prune: bool = option(False, "Alone: remove the caches that no run is using.")
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+        for name in ("list", "prune"):
+            if getattr(self, name):
+                raise InputError(f"--{name} stands alone: mft cache --{name}")
+        if self.teacher_cache == "none":
+            raise InputError(
+                "--teacher_cache none leaves nothing to compute: give auto, hidden, expected or "
+                "a folder"
+            )
+        require_known(self.teacher_cache)
+        if self.bf16 is None:
+            self.bf16 = bfloat16_pays()
 
 
 def cache_teacher(

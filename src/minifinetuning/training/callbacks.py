@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from minifinetuning.errors import InputError, did_you_mean
-from minifinetuning.training.config.trainer_options import require_warm_up_within
+from minifinetuning.training.trainer_options import require_warm_up_within
 
 __all__ = [
     "Budget",

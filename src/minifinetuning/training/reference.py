@@ -5,20 +5,53 @@ another style of text left behind, general perplexity *falls*, and S and DG say 
 specialized text. Section 3.1 of the paper ("Process").
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
 from minifinetuning.data.config import DataConfig, GeneralConfig
+from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
+from minifinetuning.options import option
 from minifinetuning.report import reference_card
-from minifinetuning.training.config import ReferenceConfig
+from minifinetuning.training.config import AUTO, MFTConfig
 from minifinetuning.training.folder import run_folder
 from minifinetuning.training.run import publish, rounded, trained
 from minifinetuning.training.texts import TextNeeds, read_texts
 
-__all__ = ["prepare_reference"]
+__all__ = ["ReferenceConfig", "prepare_reference"]
+
+
+@dataclass
+class ReferenceConfig(MFTConfig):
+    """Light tuning on general text: one epoch of plain finetuning, stopped once it no longer helps.
+
+    The paper's section 3.1 ("Process"): at most 4M unique tokens of general text, and the
+    checkpoint of least validation perplexity. Step 0, the model as given, is a candidate.
+    """
+
+    objective: str = option("ft", "What is trained.")
+    num_train_epochs: float = option(1.0, "Passes over the general text.")
+    max_steps: int = option(-1, "Optimizer steps, in place of epochs.")
+    patience: int = option(3, "Evaluations without a lower perplexity before it stops.")
+
+    def __post_init__(self) -> None:
+        if self.tau == AUTO:
+            raise InputError("--tau auto is for `mft train`: give a number to prepare with")
+        if None not in (self.save_steps, self.eval_steps) and self.save_steps != self.eval_steps:
+            # A step that is not saved cannot be kept, and would only use up patience.
+            raise InputError(
+                f"--save_steps ({self.save_steps}) and --eval_steps ({self.eval_steps}) must be "
+                "the same where a reference is prepared"
+            )
+        super().__post_init__()
+
+    @property
+    def watches_forgetting(self) -> bool:
+        """The model that this run departs from is not one to stay close to."""
+        return False
 
 
 def prepare_reference(

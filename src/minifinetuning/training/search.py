@@ -218,12 +218,11 @@ def _changed(
     training: MFTConfig, adapter: AdapterConfig, folder: Path, **changes: Any
 ) -> MFTConfig:
     """The same settings with other values for some, in another folder; all share one cache."""
-    options = training.chosen() | changes
     if training.teacher_cache == "auto":
         # Many runs ask the same of the same teacher, even where each does so once.
         frozen = adapter.adapter is not None or training.freeze_head
-        options["teacher_cache"] = "auto_expected" if frozen else "auto_hidden"
-    return type(training)(**options, output_dir=str(folder))
+        changes["teacher_cache"] = "auto_expected" if frozen else "auto_hidden"
+    return training.but(output_dir=str(folder), **changes)
 
 
 def _warm_up(training: MFTConfig, steps: int) -> float:

@@ -18,8 +18,7 @@ from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model, load_tokenizer
 from minifinetuning.models.merging import merged
 from minifinetuning.models.saving import save_model
-from minifinetuning.training.config import ReferenceConfig
-from minifinetuning.training.reference import prepare_reference
+from minifinetuning.training.reference import ReferenceConfig, prepare_reference
 
 __all__ = ["converted_model", "prepared_reference", "shipped_reference"]
 

@@ -40,10 +40,10 @@ from minifinetuning.lab.paper.datasets import GENERAL, dataset_named
 from minifinetuning.lab.paper.reproduction import Reproduction
 from minifinetuning.lab.processes import Executor
 from minifinetuning.models.config import ModelConfig
-from minifinetuning.training.config import ComparisonConfig, ReferenceConfig
+from minifinetuning.training.config import ComparisonConfig
 from minifinetuning.training.folder import report_folder
 from minifinetuning.training.provenance import MEASURE, without_places
-from minifinetuning.training.reference import prepare_reference
+from minifinetuning.training.reference import ReferenceConfig, prepare_reference
 
 __all__ = [
     "CellTask",

@@ -1,10 +1,11 @@
 """What transformers' Trainer would refuse only once it is built or at work, checked at once."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import constants, get_token
@@ -18,10 +19,27 @@ from transformers.training_args import OptimizerNames, ParallelMode, trainer_log
 
 from minifinetuning.errors import InputError, did_you_mean
 
-if TYPE_CHECKING:
-    from minifinetuning.training.config.training import MFTConfig
+__all__ = [
+    "GREATER_IS_BETTER",
+    "require_best_step",
+    "require_known_names",
+    "require_usable_trainer",
+    "require_warm_up_within",
+]
 
-__all__ = ["require_known_names", "require_usable_trainer", "require_warm_up_within"]
+GREATER_IS_BETTER = {"specialization", "eval_specialization"}
+"""What evaluations say that is better when larger; see `requirements.metrics_of_evaluations`."""
+
+_LOWER_IS_BETTER = {
+    "loss",
+    "selection_perplexity",
+    "specialized_perplexity",
+    "general_perplexity",
+    "degeneralization",
+    "ratio",
+    "forward_kl",
+}
+"""All else that they say, with `eval_` before it or without."""
 
 
 def _values(names: type[Enum]) -> list[str]:
@@ -39,12 +57,15 @@ _CHOICES: dict[str, list[str]] = {
     "log_level_replica": [*trainer_log_levels],
     "dataloader_multiprocessing_context": ["fork", "spawn", "forkserver"],
     "torch_compile_mode": [
-        *("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+        "default",
+        "reduce-overhead",
+        "max-autotune",
+        "max-autotune-no-cudagraphs",
     ],
 }
 
 
-def require_known_names(args: "MFTConfig") -> None:
+def require_known_names(args: TrainingArguments) -> None:
     """Raise InputError for a schedule, optimizer, strategy or tracker that is none, or not there.
 
     To be called before TrainingArguments makes enums of them.
@@ -75,6 +96,67 @@ def require_warm_up_within(args: TrainingArguments, steps: int) -> None:
         )
 
 
+def require_best_step(args: TrainingArguments) -> None:
+    """Raise InputError where no step of the run is measured, or the best one would not be kept.
+
+    Evaluations and checkpoints have to fall on the same steps: one that is not saved cannot be
+    kept. To be called once no strategy and no number of steps is open.
+    """
+    metric = args.metric_for_best_model
+    if args.greater_is_better and str(metric).removeprefix("eval_") in _LOWER_IS_BETTER:
+        raise InputError(
+            f"--greater_is_better would keep the worst step by --metric_for_best_model {metric}, "
+            "of which less is better: leave it out"
+        )
+    if not args.greater_is_better and metric in GREATER_IS_BETTER:
+        raise InputError(
+            "--greater_is_better false would keep the step of least gain: leave it out"
+        )
+    _require_reached(args, "eval")
+    if not args.load_best_model_at_end:
+        return
+    _require_reached(args, "save")
+    if args.eval_strategy == "no":
+        raise InputError(
+            "--eval_strategy no leaves nothing to choose the best step by: evaluate, or give "
+            "--load_best_model_at_end False"
+        )
+    if args.save_strategy not in ("best", args.eval_strategy):
+        raise InputError(
+            f"--eval_strategy {args.eval_strategy} and --save_strategy {args.save_strategy} must "
+            "be the same, since only a step that is saved can be kept: give one of them"
+        )
+    if args.save_strategy == "steps" and not _is_multiple(args.save_steps, args.eval_steps):
+        raise InputError(
+            f"--save_steps {args.save_steps:g} must be --eval_steps {args.eval_steps:g} or a "
+            "multiple of it, since only a step that is evaluated can be chosen: give one of them, "
+            "and the other is the same"
+        )
+
+
+def _require_reached(args: TrainingArguments, which: str) -> None:
+    """Raise InputError where the run ends before the first step that counts."""
+    strategy, steps = getattr(args, f"{which}_strategy"), getattr(args, f"{which}_steps")
+    if strategy == "steps" and 0 < args.max_steps < steps:
+        raise InputError(
+            f"--{which}_steps {steps:g} is above --max_steps {args.max_steps}: no step would be "
+            "measured and kept, lower it"
+        )
+    if args.eval_strategy == "steps" and 0 < args.max_steps <= args.eval_delay:
+        raise InputError(
+            f"--eval_delay {args.eval_delay:g} leaves no step of --max_steps {args.max_steps} to "
+            "measure: lower it"
+        )
+
+
+def _is_multiple(steps: float, of: float) -> bool:
+    """Whether every `steps` falls on an `of`; both are whole, or both are shares of the run."""
+    if (steps < 1) != (of < 1):
+        return False
+    times = steps / of
+    return math.isclose(times, round(times), abs_tol=1e-6) and round(times) >= 1
+
+
 def _require_tracker(name: str) -> None:
     known = ["none", "all", *INTEGRATION_TO_CALLBACK]
     if name not in known:
@@ -94,7 +176,7 @@ _PACKAGES = {"azure_ml": "azureml-sdk", "flyte": "flytekit"}
 """What trackers are called by pip, where that is another name."""
 
 
-def require_usable_trainer(args: "MFTConfig") -> None:
+def require_usable_trainer(args: TrainingArguments) -> None:
     """Raise InputError for settings that only fail once a Trainer is built or trains.
 
     To be called once TrainingArguments has set itself up.
@@ -123,7 +205,7 @@ def require_usable_trainer(args: "MFTConfig") -> None:
     _refused_as(args, "lr_scheduler_type", "lr_scheduler_kwargs", lambda: _schedule(args))
 
 
-def _require_packages(args: "MFTConfig") -> None:
+def _require_packages(args: TrainingArguments) -> None:
     needed = {
         "use_liger_kernel": ("liger_kernel", "liger-kernel"),
         "deepspeed": ("deepspeed", "deepspeed"),
@@ -135,7 +217,7 @@ def _require_packages(args: "MFTConfig") -> None:
             )
 
 
-def _optimizer_settings(args: "MFTConfig") -> None:
+def _optimizer_settings(args: TrainingArguments) -> None:
     """What Trainer does to find the class of its optimizer, with a model of one layer."""
     from transformers import Trainer
 
@@ -147,7 +229,7 @@ def _optimizer_settings(args: "MFTConfig") -> None:
             raise
 
 
-def _schedule(args: "MFTConfig") -> None:
+def _schedule(args: TrainingArguments) -> None:
     """A schedule of ten steps with the same arguments as the one to come."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     settings: dict[str, Any] = {"num_warmup_steps": 1, "num_training_steps": 10}
@@ -159,7 +241,9 @@ def _schedule(args: "MFTConfig") -> None:
     )
 
 
-def _refused_as(args: "MFTConfig", option: str, details: str, attempt: Callable[[], None]) -> None:
+def _refused_as(
+    args: TrainingArguments, option: str, details: str, attempt: Callable[[], None]
+) -> None:
     """Run the attempt; whatever a library says about it is said of the two options, in one line."""
     try:
         attempt()
