@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from minifinetuning.cli import main, parsing, verbs
-from minifinetuning.cli.interruption import how_to_go_on
+from minifinetuning.cli.verbs import how_to_go_on
 from minifinetuning.training.checkpoints import write_manifest
 
 

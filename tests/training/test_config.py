@@ -1,13 +1,18 @@
 """The configuration: the paper's defaults, and one sentence for what cannot be."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
-from transformers import TrainingArguments
+from accelerate import Accelerator
+from transformers import HfArgumentParser, TrainingArguments
 
 from minifinetuning.data.config import DataConfig
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.training import config, trainer_options
-from minifinetuning.training.config import MFTConfig
+from minifinetuning.training.config import ComparisonConfig, MFTConfig
 from minifinetuning.training.reference import ReferenceConfig
 
 
@@ -108,6 +113,40 @@ def test_the_summary_says_what_was_chosen(folder):
     assert summary["max_steps"] == 7
     assert summary["tau"] == 0.25
     assert "adam_beta1" not in summary
+
+
+def test_what_was_set_is_told_from_the_defaults_however_it_came(folder):
+    made = MFTConfig(folder, tau=0.5, seed=42)
+    assert made.given == {"output_dir": folder, "tau": 0.5}
+    parser = HfArgumentParser(MFTConfig)
+    (read,) = parser.parse_args_into_dataclasses(["--output_dir", folder, "--tau", "0.5"])
+    assert read.changed == made.changed == ["tau"]
+    assert copy.deepcopy(made).given == pickle.loads(pickle.dumps(made)).given == made.given
+    again = replace(made, max_steps=7)
+    assert {"tau", "max_steps"} <= again.given.keys()
+    assert again.changed == ["max_steps", "tau"]
+    assert "given" not in again.to_dict()
+    assert made.but(max_steps=7).given == made.given | {"max_steps": 7}
+    prepared = ReferenceConfig(output_dir=folder, objective="ft", patience=4)
+    assert prepared.given == {"output_dir": folder, "patience": 4}
+
+
+def test_what_follows_from_what_was_set_is_a_change_too(folder):
+    made = MFTConfig(output_dir=folder, save_steps=6, metric_for_best_model="specialization")
+    follows = {"eval_steps", "save_steps", "metric_for_best_model", "greater_is_better"}
+    assert {*made.changed} == follows
+    usual = MFTConfig(output_dir=folder, eval_steps=0.1, eval_strategy="steps", report_to=["none"])
+    assert usual.changed == []
+    assert MFTConfig(output_dir=folder, hub_token="secret").changed == []
+    assert ComparisonConfig(output_dir=folder, save_strategy="steps").changed == ["save_strategy"]
+
+
+def test_telling_what_was_set_leaves_the_state_of_accelerators_alone(folder):
+    made = MFTConfig(output_dir=folder, max_steps=7)
+    accelerator = Accelerator(cpu=True)
+    assert made.changed == ["max_steps"]
+    assert made.summary()["max_steps"] == 7
+    assert accelerator.state.distributed_type == accelerator.distributed_type
 
 
 @pytest.mark.parametrize(

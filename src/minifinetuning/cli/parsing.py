@@ -1,37 +1,22 @@
 """From words, and a YAML file before them, to the options of a verb; and its help."""
 
 import argparse
-import json
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
 
-from minifinetuning.cli.help import HelpFormatter
 from minifinetuning.cli.idle import require_used
-from minifinetuning.cli.options import IGNORED, option_types
-from minifinetuning.cli.yaml_file import file_values
+from minifinetuning.cli.options import IGNORED, RARE, option_types
+from minifinetuning.cli.values import file_values, set_converter
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.options import require_ranges
+from minifinetuning.training.config import MFTConfig
 
 __all__ = ["parsed", "parser_of"]
-
-_COMMON_TRAINING_FIELDS = {
-    *("objective", "tau", "kl_weight", "max_degeneralization", "target_specialization", "patience"),
-    *("new_data_fraction", "replay_objective", "ewc_lambda", "teacher_cache", "freeze_head"),
-    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "report_to", "seed"),
-    *("max_steps", "num_train_epochs", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps"),
-    *("eval_steps", "save_steps", "bf16", "gradient_checkpointing"),
-}
-
-_ONE_OR_SEVERAL = ("report_to", "optim_target_modules")
-"""Fields that are a word or a list of words."""
 
 _UNSET = object()
 
@@ -53,7 +38,7 @@ def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
         if name in given:
             raise InputError(f"--{name} means nothing to mft {verb}: {reason}")
     options = tuple(_filled(kind, given) for kind in option_types(verb))
-    require_used(verb, options, given, words)
+    require_used(options, given, words)
     return options
 
 
@@ -66,17 +51,46 @@ def parser_of(verb: str) -> "_Parser":
         types,
         prog=f"mft {verb}",
         allow_abbrev=False,
-        formatter_class=HelpFormatter,
+        formatter_class=_HelpFormatter,
         epilog=epilog if training else None,
     )
-    rare = {name for kind in training for name in kind.__dataclass_fields__}
-    hidden = rare - _COMMON_TRAINING_FIELDS | IGNORED.get(verb, {}).keys()
+    hidden = {*IGNORED.get(verb, {})}
+    if training:
+        inherited = TrainingArguments.__dataclass_fields__.keys()
+        hidden |= inherited - MFTConfig.__annotations__.keys() | RARE
     for action in parser._actions:
-        _set_converter(action)
+        set_converter(action)
         # HfArgumentParser adds a --no_ twin to every flag that is on by default.
         if action.dest in hidden or "--no_" in str(action.option_strings):
             action.help = argparse.SUPPRESS
     return parser
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """One short line per option, the default at its end where there is one worth saying."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+            return text
+        if isinstance(action.default, list):
+            return f"{text} [{' '.join(map(str, action.default))}]"
+        return f"{text} [%(default)s]"
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        return f"usage: {self._prog} [FILE.yaml] --option value ...\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = action.option_strings[0] if action.dest != "help" else "--help"
+        return f"{name} {self._format_args(action, '')}".rstrip()
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return "..." if action.nargs == "+" else ""
 
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]
@@ -152,69 +166,3 @@ def _filled(kind: Any, given: dict[str, Any]) -> Any:
     options = kind(**{name: value for name, value in given.items() if name in own})
     require_ranges(options)
     return options
-
-
-def _set_converter(action: argparse.Action) -> None:
-    """Say what a value must look like, in words, wherever it comes from."""
-    name = action.dest
-    if name == "help" or action.nargs == 0:
-        return
-    if name in _ONE_OR_SEVERAL:
-        action.nargs = "+"
-    if action.type is string_to_bool:
-        # `--bf16` alone, as for every flag, also where nothing said is not the same as no.
-        action.nargs, action.const = "?", True
-    convert, what = _converter(name, action.type)
-    choices = None if action.choices is None else [str(choice) for choice in action.choices]
-    action.choices = None
-
-    def converted(text: str) -> Any:
-        if choices is not None and text not in choices:
-            hint = did_you_mean(text, choices)
-            raise argparse.ArgumentTypeError(f"--{name} {text} is not known{hint}")
-        if convert is str and not text.strip():
-            raise argparse.ArgumentTypeError(f"--{name} is empty: give a value, or leave it out")
-        try:
-            return convert(text)
-        except (ValueError, TypeError, RecursionError, argparse.ArgumentTypeError):
-            shown = text if len(text) < 80 else f"{text[:80]}…"
-            raise argparse.ArgumentTypeError(f"--{name} takes {what}, got {shown!r}") from None
-
-    action.type = converted
-
-
-def _converter(name: str, kind: Any) -> tuple[Callable[[str], Any], str]:
-    """What makes a value of a text, and the words for what it takes."""
-    if name == "tau":
-        return _number_or_auto, "a number or auto"
-    if name == "include_num_input_tokens_seen":
-        return _counted_tokens, "no, all or non_padding"
-    if name in TrainingArguments._VALID_DICT_FIELDS:
-        return _checked_json, 'JSON such as {"key": 1}, or a file of it'
-    if name == "liger_kernel_config":
-        return json.loads, 'JSON such as {"rope": true}'
-    if name == "parallelism_config":
-        return _refused, "an object of Python, and is left out here"
-    words = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
-    return kind or str, words.get(kind, "a value that it knows")
-
-
-def _number_or_auto(text: str) -> float | str:
-    return text if text == "auto" else float(text)
-
-
-def _counted_tokens(text: str) -> str | bool:
-    return text if text in ("no", "all", "non_padding") else bool(string_to_bool(text))
-
-
-def _checked_json(text: str) -> str:
-    """TrainingArguments reads it itself, or the file of this name."""
-    if text.startswith("{"):
-        json.loads(text, parse_constant=_refused)
-    elif not Path(text).expanduser().is_file():
-        raise ValueError(text)
-    return text
-
-
-def _refused(text: str) -> Any:
-    raise ValueError(text)

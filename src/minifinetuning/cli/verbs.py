@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["how_to_go_on", "main"]
 
 _USAGE = """\
 mft: adapt a language model to a small text without wrecking what it knows.
@@ -39,30 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"minifinetuning {__version__}")
         return 0
-    verb, *words = arguments
     from minifinetuning.errors import InputError, TrainingDivergedError, did_you_mean
 
+    verb, *words = arguments
     if verb not in _VERBS:
         return _refuse(f"unknown verb {verb}{did_you_mean(verb, _VERBS)}")
     options: tuple[Any, ...] = ()
     try:
-        from minifinetuning.environment import (
-            print_any_name,
-            quieten_libraries,
-            use_machine_well,
-        )
-
-        print_any_name()
-        use_machine_well()
-        quieten_libraries()
+        _set_up_process()
+        if verb == "cache" and ("--list" in words or "--prune" in words):
+            _print_kept_teachers(words)
+            return 0
         from minifinetuning.cli.parsing import parsed
 
-        if verb == "cache" and words in (["--list"], ["--prune"]):
-            print(_kept_teachers(words[0]))
-            return 0
-        for option in ("--list", "--prune"):
-            if verb == "cache" and option in words:
-                raise InputError(f"{option} stands alone: mft cache {option}")
         options = parsed(verb, words)
         _require_apart_from_file(words, options)
         _VERBS[verb](*options)
@@ -70,8 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, TrainingDivergedError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
-        from minifinetuning.cli.interruption import how_to_go_on
-
         if int(os.environ.get("RANK", "0")) == 0:
             _say(f"interrupted: {how_to_go_on(verb, options)}")
         return 130
@@ -115,11 +102,15 @@ def cache(model: Any, adapter: Any, data: Any, options: Any) -> None:
     cache_teacher(model, adapter, data, options)
 
 
-def _kept_teachers(option: str) -> str:
+def _print_kept_teachers(words: list[str]) -> None:
     """`mft cache --list` and `mft cache --prune`, which need neither model nor text."""
+    from minifinetuning.errors import InputError
     from minifinetuning.training.caching import listed_teachers, pruned_teachers
 
-    return listed_teachers() if option == "--list" else pruned_teachers()
+    option = "--list" if "--list" in words else "--prune"
+    if len(words) > 1:
+        raise InputError(f"{option} stands alone: mft cache {option}")
+    print(listed_teachers() if option == "--list" else pruned_teachers())
 
 
 def compare(model: Any, options: Any, data: Any, training: Any) -> None:
@@ -245,6 +236,46 @@ _VERBS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "demo": demo,
 }
+
+
+_KEPT = {
+    "cache": "the same command goes on with what is missing of the cache",
+    "compare": "the same command goes on with the cells that are not done in {folder}",
+    "reproduce": "the same command goes on with the cells that are not done in {folder}",
+}
+
+
+def how_to_go_on(verb: str, options: tuple[Any, ...]) -> str:
+    """One line; `options` are the dataclasses of the verb, none where they were not read yet."""
+    folder = next((Path(str(o.output_dir)) for o in options if hasattr(o, "output_dir")), None)
+    if verb in _KEPT and options:
+        return _KEPT[verb].format(folder=folder)
+    if verb in ("train", "prepare-reference") and folder is not None:
+        return _of_run(folder)
+    return "nothing is kept, the same command starts again"
+
+
+def _of_run(folder: Path) -> str:
+    """Where a run of several steps can be gone on with."""
+    from minifinetuning.errors import InputError
+    from minifinetuning.training.resuming import checkpoint_to_resume
+
+    try:
+        checkpoint = checkpoint_to_resume(True, folder, thoroughly=False)
+    except InputError:
+        if folder.is_dir() and any(folder.iterdir()):
+            return "the same command with --overwrite_output_dir starts again"
+        return "nothing is kept, the same command starts again"
+    where = "starts again" if checkpoint is None else f"goes on from {checkpoint}"
+    return f"the same command with --resume_from_checkpoint True {where}"
+
+
+def _set_up_process() -> None:
+    from minifinetuning.environment import print_any_name, quieten_libraries, use_machine_well
+
+    print_any_name()
+    use_machine_well()
+    quieten_libraries()
 
 
 def _require_apart_from_file(words: list[str], options: tuple[Any, ...]) -> None:

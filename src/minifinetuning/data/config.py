@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from minifinetuning.data.tokens import token_count
 from minifinetuning.errors import InputError
-from minifinetuning.options import require_ranges
+from minifinetuning.options import option, require_ranges
 
 DEFAULT_SEQUENCE_LENGTH = 2048
 """Tokens, where the model takes as many."""
@@ -17,33 +17,23 @@ class TextConfig:
 
     _argument_group_name: ClassVar[str] = "text"
 
-    text_field: str | None = field(
-        default=None,
-        metadata={"help": "The column of text, or the list of documents in one JSON object."},
+    text_field: str | None = option(
+        None, "The column of text, or the list of documents in one JSON object."
     )
-    skip_unreadable: bool = field(
-        default=False,
-        metadata={"help": "Skip what is no text or no table of text, in place of refusing it."},
+    skip_unreadable: bool = option(
+        False, "Skip what is no text or no table of text, in place of refusing it."
     )
-    drop_boilerplate: bool = field(
-        default=False,
-        metadata={
-            "help": "Drop lines that stand in 20 documents or more (menus, footers), all but the "
-            "first of each."
-        },
+    drop_boilerplate: bool = option(
+        False,
+        "Drop lines that stand in 20 documents or more (menus, footers), all but the "
+        "first of each.",
     )
-    train_tokens: str = field(
-        default="4M", metadata={"help": "Training tokens at most (k, M and B are understood)."}
+    train_tokens: str = option("4M", "Training tokens at most (k, M and B are understood).")
+    validation_tokens: str = option(
+        "0.5M", "Validation tokens, of each text; 10 %% of it where that is less."
     )
-    validation_tokens: str = field(
-        default="0.5M",
-        metadata={"help": "Validation tokens, of each text; 10 %% of it where that is less."},
-    )
-    sequence_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of a sequence; where nothing is said 2048, or the model's limit."
-        },
+    sequence_length: int | None = option(
+        None, "Tokens of a sequence; where nothing is said 2048, or the model's limit."
     )
 
     def __post_init__(self) -> None:
@@ -74,16 +64,13 @@ class DataConfig(TextConfig):
     data: list[str] = field(
         metadata={"help": "The specialized text: files, folders, globs or a datasets id."}
     )
-    general: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "General text: forgetting (DG) is measured on some of its documents, none of "
-            "which is trained on."
-        },
+    general: list[str] | None = option(
+        None,
+        "General text: forgetting (DG) is measured on some of its documents, none of "
+        "which is trained on.",
     )
-    replay: list[str] | None = field(
-        default=None,
-        metadata={"help": "General text to train on beside the other; self: written by the model."},
+    replay: list[str] | None = option(
+        None, "General text to train on beside the other; self: written by the model."
     )
 
     def __post_init__(self) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from minifinetuning.data.mixing import Mixture
 from minifinetuning.errors import InputError, did_you_mean
+from minifinetuning.models.config import ADAPTERS
 from minifinetuning.objectives import OBJECTIVES, needs_teacher
 from minifinetuning.training.texts import SELF
 
-__all__ = ["ADAPTERS", "Method", "learning_rate", "parsed_methods", "require_distinct"]
+__all__ = ["Method", "learning_rate", "parsed_methods", "require_distinct"]
 
-ADAPTERS = ("lora", "dora", "ia3")
 _REPLAY, _SELF_REPLAY, _EWC, _BLEND = "replay", "self_replay", "ewc", "blend"
 
 EWC_LAMBDA = 3000.0

@@ -225,6 +225,7 @@ class MFTConfig(TrainingArguments):
         default |= {name: value for name, value in _OPEN.items() if default.get(name, 0) is None}
         has_accelerator = torch.accelerator.is_available()
         set_up = {
+            "bf16": bfloat16_pays(use_cpu=not has_accelerator),
             "do_eval": True,
             "report_to": [],
             "debug": [],

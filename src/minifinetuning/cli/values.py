@@ -1,4 +1,4 @@
-"""The options of a verb in a YAML file, read as the command line reads its words."""
+"""What the value of an option means, and must look like: as a word, and in a YAML file."""
 
 import argparse
 import json
@@ -8,15 +8,85 @@ from typing import Any
 
 import yaml
 from transformers import TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from minifinetuning.errors import InputError, did_you_mean
 
-__all__ = ["file_values"]
+__all__ = ["file_values", "set_converter"]
+
+_ONE_OR_SEVERAL = ("report_to", "optim_target_modules")
+"""Fields that are a word or a list of words."""
 
 _MAPPINGS = {*TrainingArguments._VALID_DICT_FIELDS, "liger_kernel_config"}
 """Options that take JSON, which a file may write as a mapping of its own."""
 
 _NULLS = ("", "~", "null", "Null", "NULL")
+
+
+def set_converter(action: argparse.Action) -> None:
+    """Say what a value must look like, in words, wherever it comes from."""
+    name = action.dest
+    if name == "help" or action.nargs == 0:
+        return
+    if name in _ONE_OR_SEVERAL:
+        action.nargs = "+"
+    if action.type is string_to_bool:
+        # `--bf16` alone, as for every flag, also where nothing said is not the same as no.
+        action.nargs, action.const = "?", True
+    convert, what = _converter(name, action.type)
+    choices = None if action.choices is None else [str(choice) for choice in action.choices]
+    action.choices = None
+
+    def converted(text: str) -> Any:
+        if choices is not None and text not in choices:
+            hint = did_you_mean(text, choices)
+            raise argparse.ArgumentTypeError(f"--{name} {text} is not known{hint}")
+        if convert is str and not text.strip():
+            raise argparse.ArgumentTypeError(f"--{name} is empty: give a value, or leave it out")
+        try:
+            return convert(text)
+        except (ValueError, TypeError, RecursionError, argparse.ArgumentTypeError):
+            shown = text if len(text) < 80 else f"{text[:80]}…"
+            raise argparse.ArgumentTypeError(f"--{name} takes {what}, got {shown!r}") from None
+
+    action.type = converted
+
+
+def _converter(name: str, kind: Any) -> tuple[Callable[[str], Any], str]:
+    """What makes a value of a text, and the words for what it takes."""
+    if name == "tau":
+        return _number_or_auto, "a number or auto"
+    if name == "include_num_input_tokens_seen":
+        return _counted_tokens, "no, all or non_padding"
+    if name in TrainingArguments._VALID_DICT_FIELDS:
+        return _checked_json, 'JSON such as {"key": 1}, or a file of it'
+    if name == "liger_kernel_config":
+        return json.loads, 'JSON such as {"rope": true}'
+    if name == "parallelism_config":
+        return _refused, "an object of Python, and is left out here"
+    words = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
+    return kind or str, words.get(kind, "a value that it knows")
+
+
+def _number_or_auto(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def _counted_tokens(text: str) -> str | bool:
+    return text if text in ("no", "all", "non_padding") else bool(string_to_bool(text))
+
+
+def _checked_json(text: str) -> str:
+    """TrainingArguments reads it itself, or the file of this name."""
+    if text.startswith("{"):
+        json.loads(text, parse_constant=_refused)
+    elif not Path(text).expanduser().is_file():
+        raise ValueError(text)
+    return text
+
+
+def _refused(text: str) -> Any:
+    raise ValueError(text)
 
 
 def file_values(
