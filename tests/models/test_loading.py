@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from minifinetuning.errors import InputError
+from minifinetuning.models import loading
 from minifinetuning.models.loading import load_model, load_tokenizer, model_limit
 
 
@@ -201,3 +202,10 @@ def test_a_name_that_is_no_utf_8_is_one_sentence(load, tmp_path):
     os.mkdir(folder)
     with pytest.raises(InputError, match="caf\ufffd: its name holds bytes that are no UTF-8"):
         load(folder)
+
+
+def test_a_gguf_without_its_reader_names_the_package(monkeypatch, tmp_path):
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'minifinetuning\[gguf\]'"):
+        load_model(str(tmp_path / "tiny.gguf"))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,11 @@ def _location(name_or_path: str, option: str = "--model") -> dict[str, Any]:
             "libraries that read it refuse: rename it"
         )
     if path.suffix == ".gguf":
+        if find_spec("gguf") is None:
+            raise InputError(
+                f"{option} {name_or_path} is a GGUF, which another package reads: "
+                "pip install 'minifinetuning[gguf]'"
+            )
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_file():
         raise InputError(f"{option} {name_or_path} is a file: give the folder that holds it")
