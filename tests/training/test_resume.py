@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 import minifinetuning
 from minifinetuning.errors import InputError
-from minifinetuning.training import checkpointing
+from minifinetuning.training import resuming
 from minifinetuning.training.checkpoints import last_complete_checkpoint, write_manifest
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import run_folder
@@ -383,7 +383,7 @@ def test_the_older_checkpoint_goes_only_when_the_newer_one_is_whole(trainer, tmp
             raise KeyboardInterrupt
         write_manifest(folder, step, *args, **kwargs)
 
-    monkeypatch.setattr(checkpointing, "write_manifest", fail_at_six)
+    monkeypatch.setattr(resuming, "write_manifest", fail_at_six)
     with pytest.raises(KeyboardInterrupt):
         trainer("run", save_total_limit=1).train()
     assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-4"

@@ -11,9 +11,11 @@ from minifinetuning.data.batches import collate
 from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.objectives import OBJECTIVES, needs_teacher
+from minifinetuning.teacher import plan
 from minifinetuning.teacher.columns import CachedExpectation, CachedStates
 from minifinetuning.teacher.live import FrozenCopy, StartingModel
-from minifinetuning.training.trainer import MFTTrainer, _read_ahead
+from minifinetuning.training.run_teacher import _read_ahead
+from minifinetuning.training.trainer import MFTTrainer
 
 RUNGS = [name for name in OBJECTIVES if needs_teacher(name)]
 
@@ -111,7 +113,7 @@ def test_one_cache_serves_every_tau_objective_and_epoch(trained, own_cache, monk
     assert set(forwards) == {1}
     assert len(forwards) == 2 + len(RUNGS)
     assert len(list((own_cache / "teachers").iterdir())) == 1
-    assert first.train_dataset.store.is_complete
+    assert first.cache_plan.stores["train"].is_complete
 
 
 def test_with_a_cache_nothing_of_the_teacher_is_held_but_its_head(trained):
@@ -131,11 +133,40 @@ def test_the_loss_outside_a_run_waits_for_the_cache(tiny_model, sequences, train
         train_dataset=sequences,
     )
     assert trainer.teacher is None
+    assert trainer.cache_plan is None
     batch = collate(sequences[:2])
     with pytest.raises(InputError, match="the batch has no column 'teacher_hidden'"):
         trainer.compute_loss(trainer.model, batch)
-    from_cache = collate([trainer.train_dataset[index] for index in range(2)])
+    cached = trainer.get_train_dataloader().dataset
+    from_cache = collate([cached[index] for index in range(2)])
     assert torch.isfinite(trainer.compute_loss(trainer.model, from_cache))
+
+
+def test_nothing_is_hashed_before_the_run_begins(
+    tiny_model, sequences, training_arguments, own_cache, monkeypatch
+):
+    hashed = []
+    for name in ("text_identity", "weights_identity"):
+        monkeypatch.setattr(plan, name, lambda of, name=name: hashed.append(name))
+    trainer = MFTTrainer(
+        model=tiny_model("llama"),
+        args=training_arguments(teacher_cache="hidden"),
+        train_dataset=sequences,
+    )
+    assert hashed == []
+    assert not own_cache.exists()
+    monkeypatch.undo()
+    trainer.train()
+    assert trainer.cache_plan.kind == "hidden"
+
+
+def test_a_cache_that_cannot_be_is_refused_before_the_run_begins(
+    trained, tiny_model, sequences, training_arguments, tmp_path
+):
+    folder = str(tmp_path / "teacher")
+    trained(folder, "lora")
+    with pytest.raises(InputError, match="expected embeddings, which are not possible here"):
+        MFTTrainer(tiny_model("llama"), training_arguments(teacher_cache=folder), sequences)
 
 
 def test_a_collator_that_drops_the_teacher_is_refused(tiny_model, sequences, training_arguments):

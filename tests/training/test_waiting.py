@@ -53,8 +53,9 @@ def test_no_step_waits_but_for_the_mask_of_transformers(
         train_dataset=random_sequences(4),
         peft_config=adapter_config(adapter, model) if adapter else None,
     )
-    trainer._require_teacher()
-    batch = collate([trainer.train_dataset[index] for index in range(2)])
+    trainer._run_teacher.begin()
+    sequences = trainer.get_train_dataloader().dataset
+    batch = collate([sequences[index] for index in range(2)])
     count = torch.tensor(30)
     with Waits() as waits:
         trainer.training_step(trainer.model, batch, num_items_in_batch=count)

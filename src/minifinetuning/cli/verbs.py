@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     """`mft train`."""
+    from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
     from minifinetuning.report import comparison_table, measured_on, tau_table
     from minifinetuning.training.config import AUTO
     from minifinetuning.training.folder import run_folder
@@ -75,7 +76,8 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     from minifinetuning.training.search import adapt_with_chosen_tau
     from minifinetuning.training.texts import TextNeeds, read_texts
 
-    require_texts(training, general=data.general, replay=data.replay)
+    validation = {SPECIALIZED: data.data, GENERAL: data.general or None}
+    require_texts(training, validation, replay=data.replay, fisher=data.replay or data.general)
     with run_folder(training, model, adapter, data, training):
         fisher = data.general if training.ewc_lambda > 0 else None
         needs = TextNeeds(

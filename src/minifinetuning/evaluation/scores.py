@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,21 @@ class TextScores:
         if self.forward_kl is None:
             return None
         return float(self.forward_kl.sum() / self.losses.tokens.sum())
+
+    def over_processes(self, total: Callable[[Tensor], Tensor]) -> "TextScores":
+        """Those of all processes, of which each scored its share and left zeros elsewhere.
+
+        `total` sums a tensor over them. What was scored is known to all; how it was scored, to each
+        for its share.
+        """
+        likelihood = total(self.losses.negative_log_likelihood)
+        ends = total(torch.tensor(self.ends.negative_log_likelihood, dtype=torch.float64))
+        return replace(
+            self,
+            losses=replace(self.losses, negative_log_likelihood=likelihood),
+            forward_kl=None if self.forward_kl is None else total(self.forward_kl),
+            ends=replace(self.ends, negative_log_likelihood=float(ends)),
+        )
 
 
 Scores = Mapping[str, TextScores]

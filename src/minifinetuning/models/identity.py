@@ -12,7 +12,16 @@ from transformers import PreTrainedModel
 
 from minifinetuning.models.causal import causal_model
 
-__all__ = ["bytes_of", "starting_weights", "weights_identity"]
+__all__ = [
+    "bytes_of",
+    "sampled_weights_identity",
+    "spread",
+    "starting_weights",
+    "weights_identity",
+]
+
+_SAMPLED_VALUES = 256
+"""Of each tensor, where all of them would take too long."""
 
 _IRRELEVANT_SETTINGS = (
     "_name_or_path",
@@ -46,6 +55,28 @@ def weights_identity(model: PreTrainedModel | PeftModel) -> str:
         digest.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}:".encode())
         digest.update(bytes_of(weight))
     return digest.hexdigest()
+
+
+def sampled_weights_identity(model: PreTrainedModel | PeftModel) -> str:
+    """A SHA-256 of the names, shapes and dtypes of all weights, and of 256 values of each.
+
+    Adapters are left out: a run that goes on has its own from the checkpoint. It must be taken
+    before training.
+    """
+    inner = causal_model(model)
+    digest = hashlib.sha256(type(inner).__name__.encode())
+    for name, weight in sorted(starting_weights(inner)):
+        digest.update(json.dumps([name, list(weight.shape), str(weight.dtype)]).encode())
+        places = torch.tensor(spread(weight.numel(), _SAMPLED_VALUES), dtype=torch.long)
+        digest.update(bytes_of(weight.detach().reshape(-1)[places.to(weight.device)]))
+    return digest.hexdigest()
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` numbers below `count`, evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [number * (count - 1) // (most - 1) for number in range(most)]
 
 
 def starting_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from minifinetuning.models.causal import hidden_states, output_head, predicting
 from minifinetuning.objectives import BatchRule, Rule, finetuning
 from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, linear_distillation
 
-__all__ = ["DistillationInputs", "DistillationOutput", "attach_distillation"]
+__all__ = ["DistillationInputs", "DistillationOutput", "TokenMeans", "attach_distillation"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,27 @@ class DistillationOutput(ModelOutput):
     forward_kl: Tensor | None = None
     teacher_is_right: Tensor | None = None
     mixing: Tensor | None = None
+
+
+class TokenMeans:
+    """Sums over tokens of what the op says about them, kept on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, outputs: DistillationOutput) -> None:
+        """Take the values of a batch; without a teacher there are none."""
+        if outputs.forward_kl is None:
+            return
+        for name in ("tokens", "forward_kl", "teacher_is_right", "mixing"):
+            total = getattr(outputs, name).detach().sum().float()
+            self.sums[name] = self.sums.get(name, 0.0) + total
+
+    def drained(self) -> dict[str, float]:
+        """Means per token since the last call: KL in nats, share where the teacher is right, m."""
+        sums, self.sums = self.sums, {}
+        tokens = float(sums.pop("tokens", torch.zeros(())))
+        return {name: float(total) / tokens for name, total in sums.items()} if tokens else {}
 
 
 def attach_distillation(model: PreTrainedModel) -> None:

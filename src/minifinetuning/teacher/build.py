@@ -12,7 +12,6 @@ from minifinetuning.data.batches import collate
 from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import agree, output_head
-from minifinetuning.models.identity import weights_identity
 from minifinetuning.teacher.columns import SequencesWithTeacher, cached_teacher, values
 from minifinetuning.teacher.live import AdaptersOff, ModelTeacher, StartingModel, Teacher
 from minifinetuning.teacher.plan import Autocast, CachePlan
@@ -43,10 +42,9 @@ def open_cache(
 ) -> TeacherCache:
     """The caches of a plan, whole: `source` computes what is missing, in batches of `batch_size`.
 
-    Raises InputError where the model was changed after the plan was made, a part is damaged, the
-    disk is full, or a cache that was there already disagrees with the model.
+    The model must be as it was when the plan was made. Raises InputError where a part is damaged,
+    the disk is full, or a cache that was there already disagrees with the model.
     """
-    _require_unchanged(plan, source)
     hold(plan.stores.values())
     # What lies in folders of their own is not within the limit.
     if any(store.folder.parent == teachers_folder() for store in plan.stores.values()):
@@ -67,15 +65,6 @@ def open_cache(
     opened = {name: SequencesWithTeacher(texts[name], store) for name, store in plan.stores.items()}
     assert plan.kind is not None, "a plan with stores has a kind"
     return TeacherCache(opened, cached_teacher(plan.kind, output_head(source.model)))
-
-
-def _require_unchanged(plan: CachePlan, source: StartingModel | AdaptersOff) -> None:
-    planned = {store.contents.fingerprint.weights for store in plan.stores.values()}
-    if planned != {weights_identity(source.model)}:
-        raise InputError(
-            "the model was changed before its teacher's cache was computed: make the trainer "
-            "after the change, or pass teacher_cache none"
-        )
 
 
 def build(

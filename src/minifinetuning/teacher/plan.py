@@ -21,7 +21,14 @@ from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes,
 from minifinetuning.teacher.store import TeacherStore, stored_fingerprint
 from minifinetuning.teacher.upkeep import existing, kept_teachers, room, teachers_folder
 
-__all__ = ["Autocast", "CachePlan", "is_automatic", "plan_cache", "require_known"]
+__all__ = [
+    "Autocast",
+    "CachePlan",
+    "is_automatic",
+    "plan_cache",
+    "require_known",
+    "require_possible",
+]
 
 AUTO = "auto"
 
@@ -138,6 +145,11 @@ def require_known(requested: str) -> None:
             f"--teacher_cache {requested} is not known: give auto, none, hidden, expected or a "
             "folder (./NAME where it is to be made in this one)"
         )
+
+
+def require_possible(requested: str, model: PreTrainedModel | PeftModel) -> None:
+    """Raise InputError where a folder holds a cache that this model's training cannot use."""
+    _kind(requested, _obstacle_to_expected(output_head(model)))
 
 
 def is_choice(requested: str) -> bool:

@@ -1,24 +1,27 @@
-"""The checkpoints of a run: what each is to hold, and which of them is whole."""
+"""The checkpoints of a run: what each is to hold, which of them is whole, which are kept."""
 
-import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from minifinetuning.files import write_atomically
+from minifinetuning.files import read_json, write_atomically
 
 __all__ = [
     "FINAL_STATE",
     "MANIFEST",
     "best_of",
+    "checkpoint_folder",
     "checkpoints",
     "damage",
     "flaw",
     "last_complete_checkpoint",
     "manifest_of",
-    "starting_point",
+    "remove_older",
+    "state_in",
     "write_manifest",
 ]
 
@@ -50,13 +53,11 @@ def write_manifest(folder: Path, step: int, training: dict[str, Any], *, resumab
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
     """The content of checkpoint.json; None where there is none that can be read."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        known = content["format"] == FORMAT and isinstance(content["step"], int)
-        known = known and isinstance(content["files"], dict) and {"resumable"} <= content.keys()
-    except (OSError, ValueError, KeyError, TypeError):
+    content = read_json(folder / MANIFEST)
+    if not (isinstance(content, dict) and content.get("format") == FORMAT):
         return None
-    return content if known else None
+    known = isinstance(content.get("step"), int) and isinstance(content.get("files"), dict)
+    return content if known and "resumable" in content else None
 
 
 def flaw(folder: Path, *, thoroughly: bool = True) -> str | None:
@@ -89,13 +90,15 @@ def damage(folder: Path, *, thoroughly: bool = True) -> str | None:
     return None
 
 
+def state_in(file: Path) -> dict[str, Any]:
+    """What a file of a Trainer's state holds; empty where there is none that can be read."""
+    state = read_json(file)
+    return state if isinstance(state, dict) else {}
+
+
 def best_of(folder: Path) -> Path | None:
     """The best checkpoint when that of `folder` was written; it lies beside it."""
-    try:
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        best = state.get("best_model_checkpoint")
-    except (OSError, ValueError, AttributeError):
-        return None
+    best = state_in(folder / TRAINER_STATE_NAME).get("best_model_checkpoint")
     return folder.parent / Path(best).name if best else None
 
 
@@ -109,15 +112,31 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def starting_point(folder: Path) -> Path:
-    """Where a run keeps the weights that it starts from."""
-    return folder / f"{PREFIX_CHECKPOINT_DIR}-0"
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where a run in `folder` keeps the weights of a step; step 0 are those that it starts from."""
+    return folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step after the start that is whole, by the sizes of files."""
-    later = (path for path in checkpoints(folder) if path != starting_point(folder))
+    later = (path for path in checkpoints(folder) if path != checkpoint_folder(folder, 0))
     return next((path for path in later if flaw(path, thoroughly=False) is None), None)
+
+
+def remove_older(
+    folder: Path, limit: int | None, best: str | None, *, has_ended: bool = False
+) -> None:
+    """Remove the checkpoints in `folder` beyond a `limit` (--save_total_limit); None keeps all.
+
+    The newest, which a run goes on from, and the best, which it may end with, stay; of a run that
+    has ended and was to keep one, the best alone.
+    """
+    if not has_ended:
+        rotate_checkpoints(str(folder), limit, best, use_mtime=True)
+    elif limit == 1 and best:
+        for path in checkpoints(folder):
+            if path.name != Path(best).name:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _checksum(path: Path) -> int:

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import Sequences, collate
+from minifinetuning.data.batches import collate
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.models.causal import causal_model, hidden_states, output_head, predicting
 from minifinetuning.objectives import finetuning
 from minifinetuning.ops import Head, linear_distillation
+from minifinetuning.teacher import Autocast
+from minifinetuning.training.config import MFTConfig
 
-__all__ = ["FISHER_TOKENS", "ElasticPenalty", "fisher_diagonal"]
+__all__ = ["FISHER_TOKENS", "ElasticPenalty", "fisher_diagonal", "starting_penalty"]
 
 FISHER_TOKENS = 2**15
 """Tokens of general text that the Fisher is estimated on, each at the price of a training token."""
@@ -61,6 +64,19 @@ class ElasticPenalty:
             parameter.grad.add_(pull, alpha=scale)
         self.last = total
         return total
+
+
+def starting_penalty(
+    model: PreTrainedModel | PeftModel, text: Sequences | None, args: MFTConfig, autocast: Autocast
+) -> ElasticPenalty | None:
+    """The penalty on the weights as they are now, by the Fisher of `text`; None where none is."""
+    if not args.ewc_lambda:
+        return None
+    assert text is not None, "see requirements"
+    progress = not args.disable_tqdm and args.process_index == 0
+    with autocast():
+        fisher = fisher_diagonal(model, text, seed=args.seed, progress=progress)
+    return ElasticPenalty(trained_parameters(model), fisher, args.ewc_lambda)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

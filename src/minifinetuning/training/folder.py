@@ -24,11 +24,8 @@ from minifinetuning.training.outputs import (
     require_outside,
     require_space,
 )
-from minifinetuning.training.resuming import (
-    asked_checkpoint,
-    checkpoint_to_resume,
-    require_same_settings,
-)
+from minifinetuning.training.resuming import asked_checkpoint, checkpoint_to_resume
+from minifinetuning.training.same_training import require_same_settings
 
 __all__ = [
     "begin_run",

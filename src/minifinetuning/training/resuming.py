@@ -1,59 +1,182 @@
-"""Going on with a run: from which checkpoint, and whether it is of the same training."""
+"""Going on with a run: from which checkpoint, and what its trainer keeps of them."""
 
-import json
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from minifinetuning.errors import InputError
-from minifinetuning.training.callbacks import Budget, last_evaluation
+from minifinetuning.evaluation.scores import SPECIALIZED, TextScores
+from minifinetuning.files import replacing
 from minifinetuning.training.checkpoints import (
     FINAL_STATE,
+    MANIFEST,
+    best_of,
+    checkpoint_folder,
     checkpoints,
+    damage,
     flaw,
     manifest_of,
-    starting_point,
+    remove_older,
+    state_in,
+    write_manifest,
 )
-from minifinetuning.training.config import AUTO, MFTConfig
-from minifinetuning.training.sampled_identity import sampled_text_identity, sampled_weights_identity
+from minifinetuning.training.config import SELECTION, MFTConfig
+from minifinetuning.training.same_training import require_same_training, training_record
+from minifinetuning.training.selection import (
+    Budget,
+    best_step,
+    last_evaluation,
+    metric_name,
+)
 
-__all__ = [
-    "asked_checkpoint",
-    "checkpoint_to_resume",
-    "final_state",
-    "require_same_settings",
-    "require_same_training",
-    "training_record",
-]
+__all__ = ["RunCheckpoints", "asked_checkpoint", "checkpoint_to_resume", "final_state"]
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS = (
-    *("objective", "tau", "kl_weight", "new_data_fraction", "replay_objective", "ewc_lambda"),
-    *("freeze_head", "seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args"),
-    *("optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("max_grad_norm", "bf16", "fp16", "train_sampling_strategy", "dataloader_drop_last"),
-    *("neftune_noise_alpha", "metric_for_best_model", "greater_is_better"),
-)
-"""The options that decide what each step does to the weights, and which step is the best.
 
-How often a run is logged, evaluated and saved may change, and so may the budget that stops it.
-"""
+class RunCheckpoints:
+    """The checkpoints of one run: which it goes on from, what is written beside them, which stay.
 
-_BATCH = "sequences_per_step"
+    `resumed` is the checkpoint that the run goes on from, None where it begins anew. `ended` is the
+    file that says how the run ended, where it had. `best` is the best step of a resumed run and its
+    metric, chosen again by the budget of today; None to leave it as it was.
+    """
 
-_TEXTS = {
-    "train": "the training text (--data)",
-    "replay": "the replayed text (--replay)",
-    "fisher": "the text of --ewc_lambda (--replay or --general)",
-    "specialized": "the specialized validation text (--data)",
-    "general": "the general validation text (--general)",
-}
+    def __init__(self, args: MFTConfig) -> None:
+        assert args.output_dir is not None, "TrainingArguments gives it a name"
+        self.args, self.folder = args, Path(args.output_dir)
+        self.resumed: Path | None = None
+        self.ended: Path | None = None
+        self.best: tuple[Path, float] | None = None
+        self._limit = args.save_total_limit
+        self._training: dict[str, Any] | None = None
+
+    def resume(
+        self,
+        asked: str | bool | None,
+        model: PreTrainedModel | PeftModel,
+        texts: Mapping[str, Any],
+    ) -> None:
+        """Find what to go on from, before anything is trained.
+
+        Raises InputError, in all processes, where a checkpoint cannot be gone on from, or is of
+        another training.
+        """
+        self._training = self._training or training_record(self.args, model, texts)
+        self.resumed, self.ended = self._said_by_the_first(lambda: self._found(asked))
+
+    def _found(self, asked: str | bool | None) -> tuple[Path | None, Path | None]:
+        found = checkpoint_to_resume(asked_checkpoint(asked), self.folder, self.args)
+        if found is None:
+            return None, None
+        assert self._training is not None
+        require_same_training(found, self._training, self.args)
+        ended = final_state(found, self.args)
+        if ended is None:
+            # It goes on from there: what was its end is none any more.
+            (found / FINAL_STATE).unlink(missing_ok=True)
+        return found, ended
+
+    def choose_again(self, reference: Mapping[str, TextScores] | None) -> Path | None:
+        """Choose the best step of a resumed run by the budget of today.
+
+        Returns its folder where its weights have to be written again: those of the start, which
+        alone may have gone by now, and which the model still holds.
+        """
+        self.best = None
+        by_selection = metric_name(self.args) == SELECTION
+        chooses = self.args.load_best_model_at_end and by_selection
+        if self.resumed is None or reference is None or not chooses:
+            return None
+        start = reference[SPECIALIZED].perplexity
+
+        def chosen() -> tuple[tuple[Path, float], bool]:
+            assert self.resumed is not None
+            log = state_in(self.ended or self.resumed / TRAINER_STATE_NAME).get("log_history", [])
+            best = best_step(log, self.folder, start, self.args.max_degeneralization)
+            return best, damage(best[0]) is not None
+
+        self.best, is_gone = self._said_by_the_first(chosen)
+        return self.best[0] if is_gone else None
+
+    def _said_by_the_first(self, decide: Callable[[], Any]) -> Any:
+        """What the first process decides, in all of them: the value, or the InputError."""
+        said: list[Any] = [None, None]
+        if self.args.process_index == 0:
+            try:
+                said[0] = decide()
+            except InputError as error:
+                said[1] = str(error)
+        value, refusal = broadcast_object_list(said)
+        if refusal is not None:
+            raise InputError(refusal)
+        return value
+
+    def restored(self, state: TrainerState) -> TrainerState:
+        """The state of a resumed run; the best step lies beside it, wherever that is by now."""
+        if self.ended is not None:
+            state = TrainerState.load_from_json(str(self.ended))
+        best = None if self.resumed is None else best_of(self.resumed)
+        if best is not None:
+            state.best_model_checkpoint = str(best)
+        if self.best is not None:
+            state.best_model_checkpoint, state.best_metric = str(self.best[0]), self.best[1]
+        return state
+
+    @contextmanager
+    def all_kept(self) -> Iterator[None]:
+        """Trainer removes no checkpoint in this block: `close` and `end` do, once one is whole."""
+        self._limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = self._limit
+
+    def open(self, folder: Path) -> None:
+        """The checkpoint in `folder` is not whole, until it is closed."""
+        if self.args.should_save:
+            for name in (MANIFEST, FINAL_STATE):
+                (folder / name).unlink(missing_ok=True)
+
+    def close(self, folder: Path, state: TrainerState, *, resumable: bool) -> None:
+        """The checkpoint in `folder` is whole, and those that it replaces are not kept.
+
+        The starting weights replace none: a run that goes on has yet to read what is there.
+        """
+        if not self.args.should_save:
+            return
+        assert self._training is not None, "training has begun"
+        write_manifest(folder, state.global_step, self._training, resumable=resumable)
+        if folder != checkpoint_folder(self.folder, 0):
+            remove_older(self.folder, self._limit, state.best_model_checkpoint)
+
+    def end(self, state: TrainerState) -> None:
+        """Remove what a finished run does not keep; where that is its last step, note its end."""
+        best = state.best_model_checkpoint
+        if not (self.args.should_save and best):
+            return
+        remove_older(self.folder, self._limit, best, has_ended=True)
+        is_kept = checkpoint_folder(self.folder, state.global_step).is_dir()
+        if not is_kept and manifest_of(Path(best)) is not None:
+            with replacing(Path(best) / FINAL_STATE) as temporary:
+                state.save_to_json(str(temporary))
+
+    def shared_args(self) -> MFTConfig:
+        """The arguments without what lets one into an account: files are passed on to others."""
+        shared = copy.copy(self.args)
+        shared.save_total_limit = self._limit
+        for name in vars(shared):
+            if name.endswith("_token"):
+                setattr(shared, name, None)
+        return shared
 
 
 def asked_checkpoint(value: str | bool | None) -> str | bool:
@@ -67,22 +190,6 @@ def asked_checkpoint(value: str | bool | None) -> str | bool:
     if word in ("true", "yes", "1", "last"):
         return True
     return False if word in ("", "false", "no", "0", "none") else value
-
-
-def training_record(
-    args: MFTConfig, model: PreTrainedModel | PeftModel, texts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What decides the course of a training, for the manifest of its checkpoints.
-
-    `texts` are by the names of `_TEXTS`; the model has not been trained yet.
-    """
-    return {
-        "settings": _settings(args),
-        "processes": args.world_size,
-        "model": sampled_weights_identity(model),
-        "adapter": _adapter(model),
-        "texts": {name: sampled_text_identity(text) for name, text in texts.items()},
-    }
 
 
 def checkpoint_to_resume(
@@ -100,21 +207,19 @@ def checkpoint_to_resume(
     if asked is not True:
         return _named(Path(asked), args, thoroughly)
     passed_over: list[str] = []
-    later = [path for path in checkpoints(folder) if path != starting_point(folder)]
+    start = checkpoint_folder(folder, 0)
+    later = [path for path in checkpoints(folder) if path != start]
     for path in later:
         found = flaw(path, thoroughly=thoroughly) or _lack(path)
         if found is None:
-            if thoroughly:
-                _warn(passed_over)
+            _warn(passed_over if thoroughly else [])
             return path
         passed_over.append(f"{path.name} is passed over: {found}")
-    if starting_point(folder).is_dir() and not any(
-        flaw(path, thoroughly=False) is None for path in later
-    ):
-        if final_state(starting_point(folder), args) is not None:
-            return starting_point(folder)
-        if thoroughly:
-            _warn([*passed_over, f"{folder} holds no later checkpoint: training begins anew"])
+    if start.is_dir() and not any(flaw(path, thoroughly=False) is None for path in later):
+        if final_state(start, args) is not None:
+            return start
+        passed_over.append(f"{folder} holds no later checkpoint: training begins anew")
+        _warn(passed_over if thoroughly else [])
         return None
     said = f" ({'; '.join(passed_over)})" if passed_over else ""
     raise InputError(
@@ -132,27 +237,23 @@ def _warn(sentences: list[str]) -> None:
 def final_state(checkpoint: Path, args: MFTConfig | None) -> Path | None:
     """How the run ended that `checkpoint` was kept of, where one with `args` has ended by then."""
     path = checkpoint / FINAL_STATE
-    if args is None or manifest_of(checkpoint) is None:
+    state = state_in(path)
+    if args is None or not state or manifest_of(checkpoint) is None:
         return None
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        planned = args.max_steps if args.max_steps > 0 else state["max_steps"]
-        has_ended = state["global_step"] >= planned
-        evaluation = last_evaluation(state["log_history"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    planned = args.max_steps if args.max_steps > 0 else state["max_steps"]
     budget = Budget(args.max_degeneralization, args.target_specialization)
-    return path if has_ended or budget.reason_to_stop(evaluation) is not None else None
+    is_stopped = budget.reason_to_stop(last_evaluation(state["log_history"])) is not None
+    return path if is_stopped or state["global_step"] >= planned else None
 
 
 def _named(path: Path, args: MFTConfig | None, thoroughly: bool) -> Path | None:
-    found = None
-    if not path.is_dir():
-        found = "there is no such folder"
-    elif manifest_of(path) is None and checkpoints(path):
-        found = f"it is the folder of a run: name {checkpoints(path)[0]}, say"
-    found = found or flaw(path, thoroughly=thoroughly)
     manifest = manifest_of(path)
+    if not path.is_dir():
+        found: str | None = "there is no such folder"
+    elif manifest is None and checkpoints(path):
+        found = f"it is the folder of a run: name {checkpoints(path)[0]}, say"
+    else:
+        found = flaw(path, thoroughly=thoroughly)
     if found is None and manifest is not None and manifest["step"] == 0:
         return None if final_state(path, args) is None else path
     found = found or _lack(path)
@@ -169,111 +270,3 @@ def _lack(path: Path) -> str | None:
     if manifest is None or manifest["resumable"]:
         return None
     return "it holds no optimizer (it was written with --save_only_model), so a run cannot go on"
-
-
-def require_same_settings(checkpoint: Path, args: MFTConfig) -> None:
-    """Raise InputError where options differ from those of the checkpoint: known at once."""
-    manifest = manifest_of(checkpoint)
-    assert manifest is not None, "a whole checkpoint has one"
-    known = manifest["training"]["settings"]
-    _refuse(checkpoint, _other_settings(known, _settings(args), args, manifest["step"]))
-
-
-def require_same_training(checkpoint: Path, training: Mapping[str, Any], args: MFTConfig) -> None:
-    """Raise InputError, naming each, where options, texts or model differ from the checkpoint's."""
-    manifest = manifest_of(checkpoint)
-    assert manifest is not None, "a whole checkpoint has one"
-    known = manifest["training"]
-    found = _other_settings(known["settings"], training["settings"], args, manifest["step"])
-    found += _other_adapter(known["adapter"], training["adapter"])
-    if known["model"] != training["model"]:
-        found.append("the model (--model, --dtype) is another")
-    for name in _TEXTS:
-        known_text, text = known["texts"].get(name), training["texts"].get(name)
-        if (name in known["texts"]) != (name in training["texts"]):
-            found.append(f"{_TEXTS[name]} is {'there' if text else 'missing'} now")
-        elif known_text != text:
-            found.append(f"{_TEXTS[name]} is another")
-    _refuse(checkpoint, found)
-    if known["processes"] != training["processes"]:
-        logger.warning(
-            "%s was written by %d processes and %d go on with it: what is random, like dropout, "
-            "is not what it would have been",
-            *(checkpoint, known["processes"], training["processes"]),
-        )
-
-
-def _refuse(checkpoint: Path, found: list[str]) -> None:
-    if found:
-        raise InputError(
-            f"{checkpoint} is of another training: {', '.join(found)}; give what the run was "
-            "started with, or train in another --output_dir"
-        )
-
-
-def _settings(args: MFTConfig) -> dict[str, Any]:
-    found = {name: getattr(args, name, None) for name in _SETTINGS}
-    if args.tau == AUTO:
-        del found["tau"]
-    else:
-        found["tau"] = args.fixed_tau
-    if args.max_steps > 0:
-        del found["num_train_epochs"]
-    # As JSON has it: the same before it is written and after it was read.
-    written: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return written | {_BATCH: args.sequences_per_step}
-
-
-def _other_settings(
-    known: Mapping[str, Any], now: Mapping[str, Any], args: MFTConfig, step: int
-) -> list[str]:
-    found = []
-    for name in sorted({*known, *now}):
-        was, value = known.get(name), now.get(name)
-        if was == value or (name == "max_steps" and _goes_on_longer(args, step)):
-            continue
-        if name == "tau" and args.tau == AUTO:
-            continue  # It is still to be chosen.
-        if name == _BATCH:
-            found.append(
-                f"a step had {was} sequences (--per_device_train_batch_size x "
-                f"--gradient_accumulation_steps x processes) and has {value}"
-            )
-        else:
-            found.append(f"--{name} was {was} and is {value}")
-    return found
-
-
-def _goes_on_longer(args: MFTConfig, step: int) -> bool:
-    """Whether more steps are the same training: no learning rate depends on how many they are."""
-    if args.max_steps < step:
-        return False
-    if args.lr_scheduler_type == "constant":
-        return True
-    warmup = float(args.warmup_steps or 0)
-    return args.lr_scheduler_type == "constant_with_warmup" and (warmup == 0 or warmup >= 1)
-
-
-def _adapter(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None:
-    """The settings of the adapter that is trained, without the places that it names."""
-    if not isinstance(model, PeftModel):
-        return None
-    config = model.peft_config[model.active_adapter].to_dict()
-    places = ("base_model_name_or_path", "revision", "auto_mapping", "inference_mode")
-    kept = {
-        name: sorted(value) if isinstance(value, set) else value
-        for name, value in config.items()
-        if name not in (*places, "peft_version")
-    }
-    found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    return found
-
-
-def _other_adapter(known: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
-    if known == now:
-        return []
-    if known is None or now is None:
-        return [f"there was {'no' if known is None else 'an'} adapter (--adapter)"]
-    names = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
-    said = ", ".join(f"{name} was {known.get(name)} and is {now.get(name)}" for name in names)
-    return [f"the adapter is another (--adapter, --rank: {said})"]

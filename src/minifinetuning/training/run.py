@@ -20,11 +20,12 @@ from minifinetuning.models.loading import HELD_IN, adapter_base, is_adapter, loa
 from minifinetuning.models.saving import save_model
 from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.report import about_unprepared, model_card
-from minifinetuning.training.callbacks import Stopwatch, within_budget
+from minifinetuning.training.callbacks import Stopwatch
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import begin_run, published, remove_checkpoints, run_folder
 from minifinetuning.training.provenance import device_name, versions
 from minifinetuning.training.resuming import asked_checkpoint
+from minifinetuning.training.selection import within_budget
 from minifinetuning.training.texts import Texts
 from minifinetuning.training.trainer import MFTTrainer
 
@@ -99,8 +100,8 @@ def trained(
         processing_class=texts.tokenizer,
         peft_config=adapts,
         callbacks=[stopwatch, *(callbacks or [])],
+        reference=reference,
     )
-    trainer.reference = reference
     if trainer.is_world_process_zero():
         resumes = asked_checkpoint(training.resume_from_checkpoint) is not False
         begin_run(Path(str(training.output_dir)), resume=resumes)

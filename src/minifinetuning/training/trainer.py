@@ -1,56 +1,71 @@
-"""`MFTTrainer`: every objective, its teacher, replay and EWC, on a Trainer that measures."""
+"""`MFTTrainer`: trains by any objective, and measures what is gained and what is forgotten."""
 
 import logging
 import math
-from collections.abc import Mapping, Sized
-from dataclasses import replace
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from minifinetuning.data.batches import (
     REPLAY_COLUMN,
     ForeignCollator,
-    Sequences,
     collate,
     model_inputs,
 )
 from minifinetuning.data.mixing import MixedOrder, MixedSequences
-from minifinetuning.data.sequences import (
-    require_embeddings,
-    require_lengths,
-    require_sequences,
-)
-from minifinetuning.errors import InputError
-from minifinetuning.evaluation.scores import SPECIALIZED
-from minifinetuning.models.causal import causal_model, check_halves, freeze_head
-from minifinetuning.models.loading import limit_of, load_model, load_tokenizer
-from minifinetuning.models.student import DistillationInputs, attach_distillation
-from minifinetuning.models.vocabulary import embedding_rows
+from minifinetuning.data.sequences import Sequences
+from minifinetuning.errors import InputError, TrainingDivergedError
+from minifinetuning.evaluation.comparison import measurements
+from minifinetuning.evaluation.scores import TextScores, scores_by_text
+from minifinetuning.models.causal import causal_model, freeze_head
+from minifinetuning.models.saving import save_model
+from minifinetuning.models.student import DistillationInputs, TokenMeans, attach_distillation
 from minifinetuning.objectives import rule
-from minifinetuning.teacher import CachePlan, RunTeacher, is_automatic
+from minifinetuning.teacher import CachePlan
 from minifinetuning.teacher.live import Teacher
+from minifinetuning.training.callbacks import ProgressLine, SamplerEpoch
+from minifinetuning.training.checkpoints import checkpoint_folder, last_complete_checkpoint
 from minifinetuning.training.config import MFTConfig
-from minifinetuning.training.ewc import ElasticPenalty, fisher_diagonal, trained_parameters
-from minifinetuning.training.measuring import MeasuringTrainer
+from minifinetuning.training.ewc import ElasticPenalty, starting_penalty
 from minifinetuning.training.requirements import (
     named_texts,
-    require_fisher_text,
-    require_validation,
-    required_mixture,
+    refuse_ignored,
+    require_texts,
+    usable_model,
 )
-from minifinetuning.training.token_means import TokenMeans
+from minifinetuning.training.resuming import RunCheckpoints
+from minifinetuning.training.run_teacher import RunTeacher
+from minifinetuning.training.selection import (
+    Budget,
+    StartingPoint,
+    comparable,
+    selection_perplexity,
+    starting_metrics,
+)
 
 __all__ = ["MFTTrainer"]
 
 logger = logging.getLogger(__name__)
 
 
-class MFTTrainer(MeasuringTrainer):
+class MFTTrainer(Trainer):  # type: ignore[misc]
     """Adapts a causal language model while measuring what it gains and what it forgets.
 
         trainer = MFTTrainer(
@@ -74,8 +89,17 @@ class MFTTrainer(MeasuringTrainer):
     documents with the general validation text.
 
     The model as given is the reference: the teacher, and what S and DG are relative to. With
-    `peft_config` the adapters are made here. Raises InputError for a model that cannot be trained.
+    `peft_config` the adapters are made here. `reference` are the starting model's scores where they
+    are known already; else they are measured before training. `scores_by_step` are those of each
+    evaluation, `budget` is the callback that stops the run.
+
+    Raises InputError for a model that cannot be trained. What takes long, the teacher's cache
+    above all, waits until training or evaluation begins.
     """
+
+    args: MFTConfig
+    model: PreTrainedModel | PeftModel
+    eval_dataset: dict[str, Sequences] | None
 
     def __init__(
         self,
@@ -88,177 +112,123 @@ class MFTTrainer(MeasuringTrainer):
         callbacks: list[TrainerCallback] | None = None,
         replay_dataset: Sequences | None = None,
         fisher_dataset: Sequences | None = None,
+        reference: Mapping[str, TextScores] | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse_what_has_no_place(kwargs)
-        texts = {"train_dataset": train_dataset, "replay_dataset": replay_dataset}
-        texts |= {"fisher_dataset": fisher_dataset}
-        texts |= {
-            f'eval_dataset["{key}"]': text
-            for key, text in (named_texts(eval_dataset) or {}).items()
-        }
-        for name, text in texts.items():
-            if text is not None:
-                require_sequences(text, name)
-        require_validation(args, eval_dataset)
-        self.mixture = required_mixture(args, replay_dataset, train_dataset)
+        refuse_ignored(kwargs)
+        validation = named_texts(eval_dataset)
         self.replay_dataset = replay_dataset
         self.fisher_dataset = replay_dataset if fisher_dataset is None else fisher_dataset
-        require_fisher_text(args, self.fisher_dataset)
-        if not isinstance(model, (str, nn.Module)):
-            raise InputError(
-                f"model is a {type(model).__name__}: give a causal language model of transformers, "
-                "or its folder or hub id"
-            )
-        if isinstance(model, str):
-            processing_class = processing_class or load_tokenizer(model)
-            model = load_model(model)
-        check_halves(model)
-        for name, text in texts.items():
-            require_embeddings(text, embedding_rows(model), name)
-            require_lengths(text, limit_of(model.config), name)
+        self.mixture = require_texts(
+            args, validation, replay=replay_dataset, fisher=self.fisher_dataset, train=train_dataset
+        )
+        texts: dict[str, Any] = {
+            "train_dataset": train_dataset,
+            "replay_dataset": replay_dataset,
+            "fisher_dataset": fisher_dataset,
+        }
+        texts |= {f'eval_dataset["{name}"]': text for name, text in (validation or {}).items()}
+        model, processing_class = usable_model(model, processing_class, texts)
         if peft_config is not None:
             set_seed(args.seed)
             model = get_peft_model(model, peft_config)
         if args.n_gpu > 1:
             logger.warning("one process trains on one GPU: use `accelerate launch` for the others")
             args._n_gpu = 1
+        collator: Any = kwargs.pop("data_collator", None) or collate
+        self.budget = Budget(args.max_degeneralization, args.target_specialization)
+        start = StartingPoint(self._save_start, lambda: starting_metrics(self.reference))
         super().__init__(
             model=model,
             args=args,
-            data_collator=_own_or_wrapped(kwargs.pop("data_collator", None)),
+            data_collator=collator if collator is collate else ForeignCollator(collator),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=validation,
             processing_class=processing_class,
-            callbacks=callbacks,
+            callbacks=[self.budget, start, SamplerEpoch(), *(callbacks or [])],
             **kwargs,
         )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressLine())
         # The loss is ours for every architecture: also where a model's own forward could not be
         # told the tokens of the whole step, and accumulated passes would each take their own mean.
         self.model_accepts_loss_kwargs = True
         settings = (args.fixed_tau, args.kl_weight)
         self.rule = rule(args.objective, *settings)
         self.replay_rule = rule(args.replay_objective or args.objective, *settings)
-        self._means = TokenMeans()
-        self._penalty: ElasticPenalty | None = None
         if args.freeze_head:
             freeze_head(self.model)
-        self._run_teacher: RunTeacher | None = None
-        if args.needs_teacher or self.watches_kl:
-            self._run_teacher = self._decided_teacher()
+        self.reference = None if reference is None else dict(reference)
+        self.scores_by_step: dict[int, dict[str, TextScores]] = {}
+        self.checkpoints = RunCheckpoints(args)
+        self._means = TokenMeans()
+        self._penalty: ElasticPenalty | None = None
+        self._run_teacher = RunTeacher(
+            args,
+            self.model,
+            train=train_dataset,
+            replay=replay_dataset,
+            validation=validation,
+            own_batches=collator is collate,
+            autocast=self.accelerator.autocast,
+        )
         attach_distillation(causal_model(self.model))
-
-    def _make_ready(self) -> None:
-        self._require_teacher()
-        self._require_penalty()
-        super()._make_ready()
-
-    def _texts(self) -> dict[str, Any]:
-        texts = super()._texts()
-        if self.replay_dataset is not None:
-            texts["replay"] = self.replay_dataset
-        if self.args.ewc_lambda:
-            texts["fisher"] = self.fisher_dataset
-        return texts
-
-    # Teacher
 
     @property
     def teacher(self) -> Teacher | None:
         """What says what the starting model predicts; None where nothing asks, or not yet."""
-        return None if self._run_teacher is None else self._run_teacher.teacher
+        return self._run_teacher.teacher
 
     @property
     def cache_plan(self) -> CachePlan | None:
-        """What was decided about the teacher's cache; None where there is no teacher."""
-        return None if self._run_teacher is None else self._run_teacher.plan
+        """What was decided about the teacher's cache; None where nothing asks, or not yet."""
+        return self._run_teacher.plan
 
-    def _decided_teacher(self) -> RunTeacher:
-        texts = self._texts_to_cache()
-        requested = self.args.teacher_cache
-        if isinstance(self.data_collator, ForeignCollator):
-            if not _may_be_none(requested):
-                raise InputError(
-                    f"--teacher_cache {requested} knows batches of the usual making alone: leave "
-                    "data_collator out, or pass --teacher_cache none"
-                )
-            requested = "none"
-        decided = RunTeacher(
-            requested,
-            self.model,
-            texts,
-            passes=self._passes(texts),
-            autocast=self.accelerator.autocast,
+    # Training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train as Trainer does.
+
+        `resume_from_checkpoint=True` takes the last checkpoint that was written whole, or begins
+        anew where that is the start. Raises InputError where one cannot be gone on from, or is of
+        another training: see `resuming`.
+        """
+        texts = {"train": self.train_dataset, "replay": self.replay_dataset}
+        texts |= {"fisher": self.fisher_dataset if self.args.ewc_lambda else None}
+        texts |= self.eval_dataset or {}
+        known = {name: text for name, text in texts.items() if text is not None}
+        self.checkpoints.resume(resume_from_checkpoint, self.model, known)
+        # What has to be done on the starting weights, before anything changes them.
+        self._run_teacher.begin()
+        self._penalty = self._penalty or starting_penalty(
+            self.model, self.fisher_dataset, self.args, self.accelerator.autocast
         )
-        if isinstance(self.data_collator, ForeignCollator) and self.args.teacher_cache == "auto":
-            decided.plan = replace(decided.plan, reason="the data_collator is of another making")
-        if self.is_world_process_zero():
-            logger.info("%s", decided.plan)
-        return decided
-
-    def _texts_to_cache(self) -> dict[str, Sequences]:
-        """The texts that the teacher is asked about, where all of them have a length."""
-        texts: dict[str, Any] = {}
-        if self.args.needs_teacher:
-            texts["train"] = self.train_dataset
-            if self.replay_dataset is not None:
-                texts["replay"] = self.replay_dataset
-        if self.watches_kl and self.eval_dataset is not None:
-            texts["validation"] = self.eval_dataset[SPECIALIZED]
-        if all(isinstance(text, Sized) for text in texts.values()):
-            return texts
-        if not _may_be_none(self.args.teacher_cache):
-            raise InputError(
-                f"--teacher_cache {self.args.teacher_cache} needs a training dataset of known "
-                "length: give one that has it, or pass --teacher_cache none"
-            )
-        return {}
-
-    def _passes(self, texts: Mapping[str, Sequences]) -> float:
-        """How often this run goes over its training texts, on the average over sequences."""
-        if "train" not in texts:
-            return math.inf
-        specialized = len(texts["train"])
-        seen = self.args.num_train_epochs * specialized
-        if self.mixture is not None:
-            seen *= self.mixture.sequences / self.mixture.new
-        if self.args.max_steps > 0:
-            seen = self.args.max_steps * self.args.sequences_per_step
-        return seen / max(1, specialized + len(texts.get("replay", ())))
-
-    def _require_teacher(self) -> None:
-        """Make the teacher ready, before weights change."""
-        if self._run_teacher is None or self.teacher is not None:
-            return
-        self._run_teacher.open(
-            batch_size=self.args.per_device_train_batch_size,
-            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-        )
-        self.train_dataset = self._run_teacher.texts.get("train", self.train_dataset)
-        self.replay_dataset = self._run_teacher.texts.get("replay", self.replay_dataset)
-        if "validation" in self._run_teacher.texts and self.eval_dataset is not None:
-            validation = self._run_teacher.texts["validation"]
-            self.eval_dataset = {**self.eval_dataset, SPECIALIZED: validation}
-        _read_ahead(self.args)
-
-    def _watched_teacher(self, *, own: bool) -> Teacher | None:
-        self._require_teacher()
-        # A teacher on disk knows what it said of this run's texts, and of nothing else.
-        is_asked = own or self._run_teacher is None or not self._run_teacher.is_cached
-        return self.teacher if is_asked else None
-
-    # Replay
+        if self.eval_dataset is not None and self.reference is None:
+            self.reference = self.scores()
+        gone = self.checkpoints.choose_again(self.reference)
+        if gone is not None:
+            self._save_start(gone)
+        resumed = self.checkpoints.resumed
+        checkpoint = None if resumed is None else str(resumed)
+        output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        self.checkpoints.end(self.state)
+        return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The specialized text, or the mixture of it and the replayed one."""
-        if self.mixture is None or self.replay_dataset is None:
+        """The text, mixed with the replayed one, and with what the teacher says of either."""
+        if self.train_dataset is None:
             return super().get_train_dataloader()
-        specialized: Any = self.train_dataset
-        self.train_dataset = MixedSequences(specialized, self.replay_dataset)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset = specialized
+        text = self._run_teacher.text("train", self.train_dataset)
+        if self.replay_dataset is not None:
+            text = MixedSequences(text, self._run_teacher.text("replay", self.replay_dataset))
+        return self._get_dataloader(
+            text, "Training", self._train_batch_size, self._get_train_sampler, is_training=True
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not isinstance(train_dataset, MixedSequences):
@@ -268,28 +238,12 @@ class MFTTrainer(MeasuringTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return MixedOrder(*sizes, self.mixture, seed)
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: all trials would go on with one model. Raises InputError."""
-        raise InputError(
-            "hyperparameter_search has no place in MFTTrainer, whose trials would start from "
-            "weights that are trained already: make a trainer for each trial, or use mft compare"
-        )
-
-    # Elastic weight consolidation
-
-    def _require_penalty(self) -> None:
-        """Estimate the Fisher information on the starting weights, before they change."""
-        if not self.args.ewc_lambda or self._penalty is not None:
-            return
-        assert self.fisher_dataset is not None
-        with self.accelerator.autocast():
-            fisher = fisher_diagonal(
-                self.model,
-                self.fisher_dataset,
-                seed=self.args.seed,
-                progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-            )
-        self._penalty = ElasticPenalty(trained_parameters(self.model), fisher, self.args.ewc_lambda)
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, which trains a step before it asks whether the run has ended already."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step; the penalty joins the gradients once they are whole."""
@@ -299,8 +253,6 @@ class MFTTrainer(MeasuringTrainer):
         scaler = self.accelerator.scaler
         return loss + self._penalty.add_gradients(1.0 if scaler is None else scaler.get_scale())
 
-    # Loss
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -309,7 +261,15 @@ class MFTTrainer(MeasuringTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The summed loss of the batch over the number of predicted tokens of the whole step."""
-        distillation = self._distillation_inputs(inputs, return_outputs)
+        rule = self.replay_rule if inputs.get(REPLAY_COLUMN) else self.rule
+        answers = None
+        if self.args.needs_teacher:
+            teacher = self._run_teacher.begin()
+            assert teacher is not None
+            # The student's forward is under autocast by accelerate's wrapper; the teacher's is not.
+            with self.accelerator.autocast():
+                answers = teacher.outputs(inputs)
+        distillation = DistillationInputs(rule, answers, return_outputs)
         outputs = model(**model_inputs(inputs), distillation=distillation)
         self._means.add(outputs)
         count = outputs.tokens if num_items_in_batch is None else num_items_in_batch
@@ -319,56 +279,162 @@ class MFTTrainer(MeasuringTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _distillation_inputs(
-        self, inputs: dict[str, Any], with_logits: bool = False
-    ) -> DistillationInputs:
-        rule = self.replay_rule if inputs.get(REPLAY_COLUMN) else self.rule
-        if not self.args.needs_teacher:
-            return DistillationInputs(rule, with_logits=with_logits)
-        self._require_teacher()
-        assert self.teacher is not None
-        # The student's own forward is under autocast by accelerate's wrapper; the teacher's is not.
-        with self.accelerator.autocast():
-            outputs = self.teacher.outputs(inputs)
-        return DistillationInputs(rule, outputs, with_logits)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as Trainer does, with the means over the tokens of the steps since the last time."""
+        """Log as Trainer does, with the means over the tokens of the steps since the last time.
+
+        A loss that is not finite ends the run.
+        """
         if "loss" in logs:
+            self._require_finite(logs["loss"])
             logs = {**logs, **self._means.drained()}
             if self._penalty is not None:
                 logs["ewc_penalty"] = float(self._penalty.last)
         super().log(logs, *args, **kwargs)
 
+    def _require_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        kept = last_complete_checkpoint(self.checkpoints.folder)
+        is_half = any(value.dtype == torch.float16 for value in self.model.parameters())
+        # float16 ends at 65,504 and loses small updates.
+        narrow = ", or hold weights in --dtype float32 (they are float16)" if is_half else ""
+        raise TrainingDivergedError(
+            f"the loss is {loss} at step {self.state.global_step}: lower --learning_rate "
+            f"(it is {self.args.learning_rate}){narrow}; "
+            + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet")
+        )
 
-_WITHOUT_PLACE = {
-    "model_init": "S and DG are relative to the one model that is given: pass model, and make a "
-    "trainer for each trial",
-    "compute_loss_func": "the loss is that of --objective: leave it out",
-    "compute_metrics": "evaluation gives perplexities, S and DG: leave it out",
-    "preprocess_logits_for_metrics": "evaluation makes no logits: leave it out",
-}
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: all trials would go on with one model. Raises InputError."""
+        raise InputError(
+            "hyperparameter_search has no place in MFTTrainer, whose trials would start from "
+            "weights that are trained already: make a trainer for each trial, or use mft compare"
+        )
 
+    # Evaluation
 
-def _read_ahead(args: MFTConfig) -> None:
-    """On a GPU the next batches are read and pinned by two workers while it is at this one."""
-    if args.device.type == "cuda" and args.dataloader_num_workers == 0:
-        args.dataloader_num_workers = 2
-        # Where workers are not forked, each imports everything anew: once a run, not once an epoch.
-        args.dataloader_persistent_workers = True
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Perplexities, S and DG in %, DG/S, against the reference; logged like any evaluation.
 
+        `selection_perplexity` is what the best checkpoint is chosen by: the specialized perplexity,
+        or infinite where the forgetting budget is broken or the step is not saved.
+        """
+        start = time.perf_counter()
+        own = eval_dataset is None
+        scores = self.scores(eval_dataset)
+        if own:
+            self.reference = self.reference or scores
+            self.scores_by_step[self.state.global_step] = scores
+        values = measurements(scores, self.reference if own else None)
+        by_steps = self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
+        if self.is_in_train and by_steps and self.budget.reaches_target(values):
+            # The step that a run stops at for its gain is the one that was asked for.
+            self.control.should_save = True
+        # A step that no checkpoint follows cannot be kept.
+        is_saved = not (self.is_in_train and by_steps) or self.control.should_save
+        if "specialization" in values:
+            values["selection_perplexity"] = selection_perplexity(
+                values, self.args.max_degeneralization, is_saved=is_saved
+            )
+        values["runtime"] = time.perf_counter() - start
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self._require_finite(values["loss"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return comparable(metrics, self.args, is_saved=is_saved) if own else metrics
 
-def _refuse_what_has_no_place(given: dict[str, Any]) -> None:
-    """Raise InputError for an argument of Trainer's that would be ignored."""
-    for name, reason in _WITHOUT_PLACE.items():
-        if given.pop(name, None) is not None:
-            raise InputError(f"{name} has no place in MFTTrainer: {reason}")
+    def scores(self, texts: Any = None) -> dict[str, TextScores]:
+        """The model as it is now on each validation text, sequence by sequence."""
+        named: Any = self.eval_dataset if texts is None else named_texts(texts)
+        if not named:
+            raise InputError("no validation text: pass eval_dataset")
+        named, teachers = self._run_teacher.watched(named, own=texts is None)
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        scores = scores_by_text(
+            self.accelerator.unwrap_model(self.model),
+            named,
+            batch_size=self.args.per_device_eval_batch_size,
+            autocast=self.accelerator.autocast,
+            teachers=teachers,
+            process=(rank, world_size),
+            description=None if self.args.disable_tqdm or rank else "evaluating",
+        )
+        if world_size == 1:
+            return scores
+        return {name: score.over_processes(self._sum) for name, score in scores.items()}
 
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        whole: Tensor = self.accelerator.reduce(values.to(self.accelerator.device))
+        return whole.cpu()
 
-def _own_or_wrapped(collator: Any) -> Any:
-    return collate if collator in (None, collate) else ForeignCollator(collator)
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model holds once training has ended: the best one's."""
+        best = self.state.best_model_checkpoint
+        if not (self.args.load_best_model_at_end and best):
+            return int(self.state.global_step)
+        return int(Path(best).name.rpartition("-")[2])
 
+    def kept_scores(self) -> dict[str, TextScores]:
+        """The scores of the kept step: remembered, or measured again in a resumed run."""
+        if self.kept_step == 0 and self.reference is not None:
+            return self.reference
+        return self.scores_by_step.get(self.kept_step) or self.scores()
 
-def _may_be_none(requested: str) -> bool:
-    """Whether a value of `--teacher_cache` leaves a live teacher possible."""
-    return requested == "none" or is_automatic(requested)
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's, with a manifest, before which no older checkpoint is removed."""
+        self._require_finite(float(self._tr_loss))
+        folder = checkpoint_folder(self.checkpoints.folder, self.state.global_step)
+        self.checkpoints.open(folder)
+        with self.checkpoints.all_kept():
+            super()._save_checkpoint(model, trial)
+        # Other processes write files of their own.
+        self.accelerator.wait_for_everyone()
+        self.checkpoints.close(folder, self.state, resumable=not self.args.save_only_model)
+
+    def _save_start(self, folder: Path) -> None:
+        """Write the starting weights, which the model still holds, as a checkpoint."""
+        self.checkpoints.open(folder)
+        self.save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        self.checkpoints.close(folder, self.state, resumable=False)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Save model, tokenizer and arguments: for other programs too, and without secrets."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.checkpoints.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer: Any = self.processing_class
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        save_model(model, folder, tokenizer, state_dict=state_dict)
+        torch.save(self.checkpoints.shared_args(), folder / TRAINING_ARGS_NAME)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            # For transformers 4 our config.json has it too: nobody has to do anything about it.
+            warnings.filterwarnings("ignore", "`rope_scaling` is deprecated", FutureWarning)
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_callback_state(self) -> None:
+        self.state = self.checkpoints.restored(self.state)
+        super()._load_callback_state()
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self.checkpoints.all_kept():
+            return super()._finalize_training(*args, **kwargs)
