@@ -99,6 +99,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
 
     args: MFTConfig
     model: PreTrainedModel | PeftModel
+    processing_class: PreTrainedTokenizerBase | None
     eval_dataset: dict[str, Sequences] | None
 
     def __init__(
@@ -418,7 +419,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             return
         folder = Path(output_dir or self.checkpoints.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer: Any = self.processing_class
+        tokenizer = self.processing_class
         if tokenizer is None:
             tokenizer = getattr(self.data_collator, "tokenizer", None)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
