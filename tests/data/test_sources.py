@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from minifinetuning.data import DocumentStream
-from minifinetuning.data.readers import csv_rows, text_files
+from minifinetuning.data.readers import tables, text_files
 from minifinetuning.data.sources import ending
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
@@ -116,7 +116,7 @@ def test_a_line_above_the_bound_is_unreadable_and_not_held(tmp_path, monkeypatch
 
 
 def test_quotes_that_never_close_are_not_read_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_rows, "LONGEST_LINE", 1 << 10)
+    monkeypatch.setattr(tables, "LONGEST_LINE", 1 << 10)
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"' + "a line\n" * 200)
     with pytest.raises(InputError, match=r"a\.csv, line \d+: malformed CSV \(field larger"):

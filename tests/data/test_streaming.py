@@ -24,7 +24,7 @@ from minifinetuning.data import (
 )
 from minifinetuning.data.near_copies import signatures
 from minifinetuning.data.packing import Marks
-from minifinetuning.data.readers.tables import row_texts
+from minifinetuning.data.readers.columns import row_texts
 from minifinetuning.data.splits import Extent
 from minifinetuning.data.streaming import first_in_order
 from minifinetuning.errors import InputError
@@ -144,7 +144,7 @@ def test_no_more_rows_than_decide_the_column_are_read_twice():
             reads[-1] += 1
             yield {"note": "n", "body" if number < 3 else "text": str(number)}
 
-    texts = list(row_texts(read, "a.jsonl", None, pytest.fail))
+    texts = list(row_texts(read, "a.jsonl", None, pytest.fail)())
     assert texts == ["", "", "", *"3456789"]
     assert reads == [4, 10]
 

@@ -142,7 +142,7 @@ def _software() -> dict[str, str]:
     own = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         own.update(path.read_bytes())
-    packages = ("charset-normalizer", "markdown-it-py", "resiliparse", "tokenizers", "transformers")
+    packages = ("markdown-it-py", "resiliparse", "tokenizers", "transformers")
     versions = {name: version(name) for name in packages}
     return {"python": platform.python_version(), "own": own.hexdigest(), **versions}
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from minifinetuning.data.readers.files import place_texts
-from minifinetuning.data.readers.unreadable import UnreadableError
-from minifinetuning.data.sources import SUPPORTED, FileOrDataset, Sources, ending, is_table
+from minifinetuning.data.readers import file_texts
+from minifinetuning.data.readers.text_files import UnreadableError
+from minifinetuning.data.sources import SUPPORTED, FileOrDataset, Sources, ending
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
@@ -33,7 +33,7 @@ class DocumentStream:
     A source is a file, a folder (recursive, hidden files ignored, links followed), a glob pattern,
     a folder made by `datasets.save_to_disk`, or a dataset id `owner/name` or `owner/name:config`.
     A page of text is one document; a row of a table is one document: its column `text_field`, else
-    `text`, else its only text column. `readers.files` knows the kinds. Texts that differ in the
+    `text`, else its only text column. `readers` knows the kinds. Texts that differ in the
     white space around them alone count as repeated.
 
     Every iteration reads the sources anew and holds little more than one document at a time (a
@@ -106,13 +106,11 @@ class DocumentStream:
 
         try:
             is_known = isinstance(file, str) or file in self._whole_tables
-            if self.skip_unreadable and is_table(file) and not is_known:
-                # Once beforehand, so that an error at the end leaves out all of the file's rows.
-                for _ in place_texts(file, self.text_field, note):
-                    pass
-                self._whole_tables.add(file)
-            for row, text in place_texts(file, self.text_field, note):
+            # Ahead, so that an error at the end leaves out all of the file's rows.
+            read_ahead = self.skip_unreadable and not is_known
+            for row, text in file_texts(file, self.text_field, note, read_ahead):
                 yield Document(text, name, row)
+            self._whole_tables.add(file)
         except InputError as error:
             if isinstance(file, str):
                 raise

@@ -1,50 +1,53 @@
 """Texts of Arrow tables, batch by batch: Parquet files, saved datasets and those of the hub."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from minifinetuning.data.readers.tables import Note, cell_text, holds_text, text_column
-from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.data.readers.columns import Texts, cell_text, holds_text, text_column
+from minifinetuning.data.readers.text_files import Note, UnreadableError
 from minifinetuning.data.sources import FileOrDataset
 from minifinetuning.errors import InputError
 from minifinetuning.files import printable
 
-if TYPE_CHECKING:
-    import pyarrow
-
 _BATCH_ROWS = 64
 
 
-def parquet_texts(path: Path, text_field: str | None, note: Note) -> Iterator[str]:
-    """The text of each row of a Parquet file.
+def parquet_table(path: Path, text_field: str | None, note: Note) -> Texts:
+    """The texts of a Parquet file.
 
-    Raises UnreadableError where its text cannot be read to the end, InputError as `text_column`.
+    Raises UnreadableError where it is damaged, at its end too, and InputError as `text_column`.
     """
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+
+    def batches(columns: list[str]) -> Iterator[Any]:
+        with _parquet(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                batch.validate(full=True)
+                yield batch
+
+    return _column_texts(schema, batches, printable(path), text_field, note)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
-    name = printable(path)
     try:
         # Read in small pieces: by default a whole row group, often the whole file, is loaded.
         with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
-
-            def front(nested: list[str]) -> "Iterable[pyarrow.RecordBatch]":
-                return islice(file.iter_batches(_BATCH_ROWS, columns=nested), 1)
-
-            column = _text_column(file.schema_arrow, front, name, text_field, note)
-            # Once through beforehand, so that damage at the end leaves the whole file out.
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
-                batch.validate(full=True)
-            yield from _texts(file.iter_batches(_BATCH_ROWS, columns=[column]), column, name)
+            yield file
     except (pyarrow.ArrowException, OSError):
         raise UnreadableError("damaged Parquet") from None
 
 
-def dataset_texts(place: FileOrDataset, text_field: str | None, note: Note) -> Iterator[str]:
-    """The text of each row of a saved dataset (a folder) or one of the hub (its id).
+def dataset_table(place: FileOrDataset, text_field: str | None, note: Note) -> Texts:
+    """The texts of a saved dataset (a folder) or one of the hub (its id).
 
     Of several splits `train` is taken, or all where there is none of that name. Raises InputError
     where the dataset cannot be loaded, or as `text_column`.
@@ -55,47 +58,52 @@ def dataset_texts(place: FileOrDataset, text_field: str | None, note: Note) -> I
         splits = [dataset["train"]] if "train" in dataset else [*dataset.values()]
         if "train" in dataset and len(dataset) > 1:
             note(f"the split train taken, not {', '.join(n for n in dataset if n != 'train')}")
-    name = printable(place)
-    for split in splits:
-        front = partial(_batches, split.select(range(min(len(split), _BATCH_ROWS))))
-        column = _text_column(split.features.arrow_schema, front, name, text_field, note)
-        yield from _texts(_batches(split, [column]), column, name)
+    parts = [
+        _column_texts(
+            split.features.arrow_schema,
+            partial(_batches, split),
+            printable(place),
+            text_field,
+            note,
+        )
+        for split in splits
+    ]
+    return lambda: chain.from_iterable(part() for part in parts)
 
 
-def _batches(split: Any, columns: list[str]) -> "Iterable[pyarrow.Table]":
-    batches: Iterable[pyarrow.Table] = (
-        split.select_columns(columns).with_format("arrow").iter(_BATCH_ROWS)
-    )
-    return batches
+def _batches(split: Any, columns: list[str]) -> Iterator[Any]:
+    return iter(split.select_columns(columns).with_format("arrow").iter(_BATCH_ROWS))
 
 
-def _text_column(
-    schema: "pyarrow.Schema",
-    front: "Callable[[list[str]], Iterable[pyarrow.RecordBatch | pyarrow.Table]]",
+def _column_texts(
+    schema: Any,
+    batches: Callable[[list[str]], Iterator[Any]],
     name: str,
     text_field: str | None,
     note: Note,
-) -> str:
-    """The column of text; `front` gives the first rows of columns, of which it may depend."""
-    import pyarrow
+) -> Texts:
+    """The texts of the text column; `batches` gives the Arrow batches of columns, at each call."""
+    from pyarrow import types
 
-    def is_text(kind: Any) -> bool:
-        return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+    strings = [
+        field.name
+        for field in schema
+        if types.is_string(field.type) or types.is_large_string(field.type)
+    ]
+    nested = []
+    if text_field is None and "text" not in schema.names:
+        for key in (field.name for field in schema if types.is_nested(field.type)):
+            first = islice(batches([key]), 1)
+            if any(holds_text(batch.column(key).to_pylist()) for batch in first):
+                nested.append(key)
+    column = text_column(schema.names, strings, nested, name, text_field, note)
 
-    candidates = [field.name for field in schema if is_text(field.type)]
-    deep = [field.name for field in schema if pyarrow.types.is_nested(field.type)]
-    if text_field is not None or "text" in schema.names:
-        deep = []
-    nested = [key for key in deep for batch in front([key]) if holds_text(batch[key].to_pylist())]
-    return text_column(schema.names, candidates, nested, name, text_field, note)
+    def texts() -> Iterator[str]:
+        cells = (cell for batch in batches([column]) for cell in batch.column(column).to_pylist())
+        for number, cell in enumerate(cells, start=1):
+            yield cell_text(cell, column, f"{name}:{number}")
 
-
-def _texts(
-    batches: Iterable["pyarrow.RecordBatch | pyarrow.Table"], column: str, name: str
-) -> Iterator[str]:
-    cells = (cell for batch in batches for cell in batch.column(column).to_pylist())
-    for number, cell in enumerate(cells, start=1):
-        yield cell_text(cell, column, f"{name}:{number}")
+    return texts
 
 
 def _saved_dataset(folder: Path) -> Any:

@@ -3,21 +3,22 @@
 import mailbox
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
 
+from minifinetuning.data.readers.columns import Texts
 from minifinetuning.data.readers.encodings import guessed_encoding, known_encoding
-from minifinetuning.data.readers.markup import visible_text
-from minifinetuning.data.readers.text_files import whole_bytes
-from minifinetuning.data.readers.unreadable import UnreadableError
+from minifinetuning.data.readers.pages import visible_text
+from minifinetuning.data.readers.text_files import Note, UnreadableError, whole_bytes
 
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.MULTILINE)
 """A line of a mailbox that would begin a new mail, as mailboxes write it."""
 
 
-def mail_text(path: Path) -> str:
+def mail_page(path: Path, note: Note) -> str:
     """The subject of a mail and what it says; as plain text where it says it twice.
 
     Raises UnreadableError where it is no mail.
@@ -33,20 +34,21 @@ def mail_text(path: Path) -> str:
     return _text(message)
 
 
-def mailbox_texts(path: Path) -> Iterator[str]:
-    """The text of each mail of an mbox file, one at a time.
+def mailbox_table(path: Path, text_field: str | None, note: Note) -> Texts:
+    """The text of each mail of an mbox file, one at a time; there is no field to choose.
 
     Raises UnreadableError where it holds something, but no mail.
     """
-    box = mailbox.mbox(path, create=False)
-    try:
-        keys = [*box.iterkeys()]
-        if not keys and path.stat().st_size:
-            raise UnreadableError("no mailbox: no line of it begins with 'From '")
-        for key in keys:
-            yield _text(_message(_QUOTED_FROM.sub(rb"\1", box.get_bytes(key))))
-    finally:
-        box.close()
+
+    def texts() -> Iterator[str]:
+        with closing(mailbox.mbox(path, create=False)) as box:
+            keys = [*box.iterkeys()]
+            if not keys and path.stat().st_size:
+                raise UnreadableError("no mailbox: no line of it begins with 'From '")
+            for key in keys:
+                yield _text(_message(_QUOTED_FROM.sub(rb"\1", box.get_bytes(key))))
+
+    return texts
 
 
 def _message(content: bytes) -> EmailMessage:

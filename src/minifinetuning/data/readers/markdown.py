@@ -1,12 +1,14 @@
-"""The text of a Markdown file: what its author meant for readers."""
+"""Markdown and notebooks to what their authors meant for readers."""
 
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
+from minifinetuning.data.readers.tables import json_value
+from minifinetuning.data.readers.text_files import Note, UnreadableError, text_page
+from minifinetuning.files import printable
 
 _FRONT_MATTER = re.compile(
     # Its first line names something, or there is none: a rule above a text is no front matter.
@@ -23,6 +25,34 @@ _EMBEDDED = re.compile(
 _CODE_SPAN = re.compile(r"(?<![\\`])(`+)(?!`)(?:.*?[^`])\1(?!`)", re.DOTALL)
 
 
+def markdown_page(path: Path, note: Note) -> str:
+    """The text of a Markdown file, as `markdown_text`."""
+    return markdown_text(text_page(path, note))
+
+
+def notebook_page(path: Path, note: Note) -> str:
+    """The cells of a Jupyter notebook in their order, a blank line between them; no output.
+
+    Raises UnreadableError where it is no notebook, InputError where it is no JSON.
+    """
+    notebook = json_value(text_page(path, note), printable(path))
+    # Before version 4 the cells were those of worksheets.
+    try:
+        sheets = notebook.get("worksheets", [notebook])
+        cells = [cell for sheet in sheets for cell in sheet["cells"]]
+        texts = [_cell_text(cell) for cell in cells]
+    except (KeyError, TypeError, AttributeError):
+        raise UnreadableError("no notebook: it holds no cells") from None
+    return "\n\n".join(text for text in texts if text.strip())
+
+
+def _cell_text(cell: dict[str, object]) -> str:
+    source = cell.get("source", cell.get("input", ""))
+    lines = source if isinstance(source, list) else [source]
+    text = "".join(str(line) for line in lines)
+    return markdown_text(text) if cell.get("cell_type") == "markdown" else text
+
+
 def markdown_text(content: str) -> str:
     """The text without front matter, HTML comments and pictures embedded as base64.
 
@@ -32,12 +62,11 @@ def markdown_text(content: str) -> str:
     if "<!--" not in content and "data:" not in content.casefold():
         return content
     lines = content.splitlines(keepends=True)
-    return "".join(
-        text if kind == "code" else _shown(text, may_hold_code=kind == "inline")
-        for kind, text in (
-            (kind, "".join(lines[start:end])) for kind, start, end in _parts(content, len(lines))
-        )
-    )
+    shown = []
+    for kind, start, end in _parts(content, len(lines)):
+        text = "".join(lines[start:end])
+        shown.append(text if kind == "code" else _shown(text, may_hold_code=kind == "inline"))
+    return "".join(shown)
 
 
 def _parts(content: str, line_count: int) -> Iterator[tuple[str, int, int]]:
@@ -56,7 +85,7 @@ def _parts(content: str, line_count: int) -> Iterator[tuple[str, int, int]]:
 
 
 @cache
-def _parser() -> "MarkdownIt":
+def _parser() -> Any:
     from markdown_it import MarkdownIt
 
     # Blocks alone, of which it says the lines: what stands within them is not parsed.
@@ -67,31 +96,25 @@ def _parser() -> "MarkdownIt":
 
 def _shown(text: str, may_hold_code: bool) -> str:
     """The text without comments and embedded pictures, outside of code within its lines."""
-    if not may_hold_code:
-        last = text.rfind("-->") + 3 if "-->" in text else 0
-        text = _COMMENT.sub("", text[:last]) + text[last:]
-        return _EMBEDDED.sub(lambda found: found[1] or "", text)
     parts, reached = [], 0
-    for found in _spans(text):
-        is_code = found.re is _CODE_SPAN
-        parts += [text[reached : found.start()], found[0] if is_code else ""]
+    for found in _spans(text, may_hold_code):
+        parts.append(_EMBEDDED.sub(r"\1", text[reached : found.start()]))
+        if found.re is _CODE_SPAN:
+            parts.append(found[0])
         reached = found.end()
-    parts.append(text[reached:])
-    return "".join(
-        part if number % 2 else _EMBEDDED.sub(lambda found: found[1] or "", part)
-        for number, part in enumerate(parts)
-    )
+    return "".join([*parts, _EMBEDDED.sub(r"\1", text[reached:])])
 
 
-def _spans(text: str) -> Iterator[re.Match[str]]:
+def _spans(text: str, may_hold_code: bool) -> Iterator[re.Match[str]]:
     """Code within the lines, and comments: whichever begins first holds the others."""
     # None closes behind it, so that those that nothing closes are not looked at one by one.
     last = text.rfind("-->") + 3
-    code, comment = _CODE_SPAN.search(text), _COMMENT.search(text, 0, last)
+    code = _CODE_SPAN.search(text) if may_hold_code else None
+    comment = _COMMENT.search(text, 0, last)
     while found := min((one for one in (code, comment) if one), key=re.Match.start, default=None):
         yield found
         reached = found.end()
         if code and code.start() < reached:
             code = _CODE_SPAN.search(text, reached)
         if comment and comment.start() < reached:
-            comment = _COMMENT.search(text, reached, last) if reached < last else None
+            comment = _COMMENT.search(text, reached, last)

@@ -1,131 +1,242 @@
-"""Rows of a table, whatever it is written as, to texts: one row, one text."""
+"""Tables written as CSV or JSON, row by row."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
+from minifinetuning.data.readers.columns import Row, Texts, holds_text, row_texts
+from minifinetuning.data.readers.text_files import (
+    LONGEST_LINE,
+    Note,
+    text_encoding,
+    text_lines,
+    text_page,
+)
+from minifinetuning.data.sources import supported_ending
 from minifinetuning.errors import InputError
+from minifinetuning.files import printable
 
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-_SENTENCE = 6
-"""Letters of scripts without spaces from which on they are more than one word."""
+_SENTENCE = 3
+"""Words of the shortest sentence."""
 
-Row = str | dict[str, Any]
-
-Note = Callable[[str], None]
-"""Takes what a person must be told of a file, beside its name."""
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_DECIDING_ROWS = 100
+_DECIDING_CHARACTERS = 1 << 18
 
 
-def row_texts(
-    read: Callable[[], Iterable[Row]], name: str, text_field: str | None, note: Note
-) -> Iterator[str]:
-    """The text of each row: the row itself where it is a string, else its text column.
+def csv_table(path: Path, text_field: str | None, note: Note) -> Texts:
+    """The texts of a CSV file, whatever stands between its cells: in .tsv it is a tab.
 
-    `read` gives the rows anew at each call: they are gone through once to choose the column, as
-    `text_column` does, and once for the texts. A missing or null cell gives an empty text.
-    Raises InputError where there is no such column, where a cell of it is no text, or, at the end,
-    where most rows have text in other columns alone.
+    Raises InputError where that cannot be told, where the file is malformed, or as `row_texts`.
     """
-    column = _row_column(read(), name, text_field, note)
-    number = others = 0
-    names: dict[str, None] = {}
-    for number, row in enumerate(read(), start=1):
-        if isinstance(row, dict) and column not in row:
-            texts = [key for key, cell in row.items() if holds_text(cell)]
-            others += bool(texts)
-            names.update(dict.fromkeys(texts))
-        cell = row.get(column) if isinstance(row, dict) else row
-        yield cell_text(cell, column, f"{name}:{number}")
-    if others:
-        said = f"{others:,} of {number:,} rows have no column {column!r}, but text in " + (
-            ", ".join(names)
-        )
-        if others > number / 2:
-            raise InputError(f"{name}: {said}; choose with --text_field, or split the file")
-        note(said)
+    encoding, name = text_encoding(path, note), printable(path)
+    is_tsv = supported_ending(path.name) == ".tsv"
+    delimiter = "\t" if is_tsv else _csv_delimiter(text_lines(path, encoding), name)
+    if delimiter != "," and not is_tsv:
+        note(f"cells taken as cut by {_DELIMITERS[delimiter]}s")
+
+    def rows(note: Note, has_quotes: bool) -> Iterator[Row]:
+        lines = text_lines(path, encoding)
+        quotechar = '"' if has_quotes else None
+        reader = csv.reader(lines, strict=True, delimiter=delimiter, quotechar=quotechar)
+        return _csv_rows(reader, name, text_field, note)
+
+    # A file of tabs seldom encloses its cells, and then its quotation marks are text.
+    has_quotes = not is_tsv or not _is_malformed(rows(lambda _: None, has_quotes=True))
+    if not has_quotes:
+        note("quotation marks taken as text, since they do not enclose cells")
+    return row_texts(lambda: rows(note, has_quotes), name, text_field, note, is_csv=True)
 
 
-def _row_column(rows: Iterable[Row], name: str, text_field: str | None, note: Note) -> str:
-    """The text column of all rows; no more of them are read than decide it."""
-    wanted = "text" if text_field is None else text_field
-    kinds: dict[str, set[type]] = {}
-    nested: dict[str, None] = {}
-    has_objects = False
-    for row in rows:
-        if not isinstance(row, dict):
-            continue
-        if wanted in row:
-            return wanted
-        has_objects = True
-        for key, cell in row.items():
-            kinds.setdefault(key, set()).update([] if cell is None else [type(cell)])
-            if isinstance(cell, (list, dict)) and holds_text(cell):
-                nested[key] = None
-    if not has_objects:
-        return ""
-    candidates = [key for key, found in kinds.items() if found == {str}]
-    return text_column([*kinds], candidates, [*nested], name, text_field, note)
+def json_lines_table(path: Path, text_field: str | None, note: Note) -> Texts:
+    """The texts of a JSON lines file, as `json_lines_rows` and `row_texts` read it."""
+    encoding, name = text_encoding(path, note), printable(path)
+    return row_texts(
+        lambda: json_lines_rows(text_lines(path, encoding), name), name, text_field, note
+    )
 
 
-def text_column(
-    columns: Sequence[str],
-    candidates: Sequence[str],
-    nested: Sequence[str],
-    name: str,
-    text_field: str | None,
-    note: Note,
-) -> str:
-    """The column that holds the text: `text_field`, else `text`, else the only one of strings.
+def json_table(path: Path, text_field: str | None, note: Note) -> Texts:
+    """The texts of a JSON file: of a list of objects or strings, or of one object.
 
-    `candidates` are the `columns` that hold strings, `nested` those of lists and objects with text
-    inside, beside which no other is taken without being asked for. Raises InputError, listing the
-    columns.
+    The object is one row, or holds the rows as the list `text_field` (by default `text`). Raises
+    InputError where the JSON is malformed, where an object holds lists with text and nobody said
+    that one of them is meant, or as `row_texts`.
     """
-    if text_field is not None:
-        if text_field not in columns:
-            raise InputError(
-                f"{name} has no column {text_field!r}: choose with --text_field "
-                f"one of {', '.join(columns)}"
-            )
-        return text_field
-    if "text" in columns:
-        return "text"
-    if not candidates:
-        raise InputError(f"{name} has no column of text, only {', '.join(columns) or 'no columns'}")
-    if nested:
-        raise InputError(
-            f"{name} has text within {', '.join(nested)}, which is no column of text: write it as "
-            f"a column text, or choose with --text_field one of {', '.join(candidates)}"
-        )
-    if len(candidates) > 1:
-        raise InputError(
-            f"{name} has several columns of text: choose with --text_field "
-            f"one of {', '.join(candidates)}"
-        )
-    if len(columns) > 1:
-        note(f"the column {candidates[0]!r} taken as the text, the only one that holds text")
-    return candidates[0]
-
-
-def holds_text(value: Any) -> bool:
-    """Whether there are words within lists and objects: more than one, unlike in tags."""
-    if isinstance(value, str):
-        return len(value.split(maxsplit=1)) > 1 or len(_UNSPACED.findall(value)) >= _SENTENCE
+    name = printable(path)
+    value = json_value(text_page(path, note), name)
     if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return False
-    return any(holds_text(one) for one in value)
-
-
-def cell_text(cell: Any, column: str, place: str) -> str:
-    """The text in a cell, none where it is null; raises InputError, naming `place`, for others."""
-    if cell is None:
-        return ""
-    if not isinstance(cell, str):
+        wanted = "text" if text_field is None else text_field
+        if isinstance(value.get(wanted), list):
+            note(f"the list {wanted!r} taken as rows, and nothing else of the file")
+            value, text_field = value[wanted], None
+        else:
+            if wanted not in value:
+                _require_row(value, wanted, name)
+            value = [value]
+    if not isinstance(value, list):
         raise InputError(
-            f"{place}: column {column!r} holds a {type(cell).__name__}, not text: "
-            "choose another with --text_field"
+            f"{name} holds a {type(value).__name__}, not a list of objects or strings: "
+            "write it as a list, or as text in a .txt file"
         )
-    # JSON can escape half of a surrogate pair, which no encoder or tokenizer accepts.
-    return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    rows = [_row(item, f"{name}:{number}") for number, item in enumerate(value, start=1)]
+    return row_texts(lambda: rows, name, text_field, note)
+
+
+def _csv_rows(reader: Any, name: str, text_field: str | None, note: Note) -> Iterator[Row]:
+    """The rows of a CSV file whose first line is the header.
+
+    A single column whose first line is a sentence has no header, unless `text_field` says one.
+    Raises InputError, naming file and line, where quotes or the number of cells are wrong, or where
+    two columns are called as the text is.
+    """
+    header: list[str] = []
+    begin, is_headless = 0, False
+    try:
+        while (row := _next(reader)) is not None:
+            if header and row:
+                if len(row) > len(header):
+                    raise csv.Error("more cells than the header has")
+                yield row[0] if is_headless else dict(zip_longest(header, row))
+            elif row:
+                header, is_headless = row, text_field is None and _is_sentence(row)
+                _check_header(header, is_headless, name, text_field or "text", note)
+                if is_headless:
+                    yield header[0]
+            begin = reader.line_num
+    except csv.Error as error:
+        # Quotes that nothing closes end with the file.
+        at = begin + 1 if "end of data" in str(error) else reader.line_num
+        raise InputError(
+            f"{name}, line {at}: malformed CSV ({error}); put text that holds "
+            f"{_DELIMITERS[reader.dialect.delimiter]}s, quotes or line breaks in double quotes"
+        ) from None
+
+
+def _is_malformed(rows: Iterable[Row]) -> bool:
+    try:
+        for _ in rows:
+            pass
+    except InputError:
+        return True
+    return False
+
+
+def _check_header(header: list[str], is_headless: bool, name: str, wanted: str, note: Note) -> None:
+    if header.count(wanted) > 1:
+        raise InputError(f"{name} has several columns {wanted!r}: rename all but one")
+    if is_headless:
+        note("its first line taken as text, not as a header")
+    elif len(header) == 1 and header != [wanted]:
+        note(f"the first line, {header[0]!r}, taken as a header")
+
+
+def _is_sentence(header: list[str]) -> bool:
+    cell = header[0]
+    ends = cell.rstrip("\"'”’)").endswith((".", "!", "?", "…", "。"))  # noqa: RUF001
+    return len(header) == 1 and len(cell.split()) >= _SENTENCE * (1 if ends else 4)
+
+
+def _csv_delimiter(lines: Iterable[str], name: str) -> str:
+    """What stands between the cells: that which the header and the first rows have alike.
+
+        alike = {d for d in _DELIMITERS if the first rows, cut at d, have as many cells, above 1}
+
+    A comma where the header has one cell by all of them, or where it holds one. Raises InputError
+    where several delimiters or none would do.
+    """
+    front: list[str] = []
+    characters = 0
+    for line in lines:
+        front.append(line)
+        characters += len(line)
+        if characters > _DECIDING_CHARACTERS:
+            break
+    cells = {delimiter: _cells(front, delimiter) for delimiter in _DELIMITERS}
+    alike = [d for d, counts in cells.items() if counts[0] > 1 and set(counts) == {counts[0]}]
+    if len(alike) == 1:
+        return alike[0]
+    # Where rows differ, reading by commas names the line.
+    if cells[","][0] > 1 or all(counts[0] < 2 for counts in cells.values()):
+        return ","
+    raise InputError(
+        f"{name}: it cannot be told what stands between its cells; "
+        "write it with commas, and texts in double quotes"
+    )
+
+
+def _cells(front: list[str], delimiter: str) -> list[int]:
+    """The numbers of cells of the first rows; [0] where they are no CSV."""
+    reader = csv.reader(front, strict=True, delimiter=delimiter)
+    counts: list[int] = []
+    try:
+        while len(counts) < _DECIDING_ROWS and (row := _next(reader)) is not None:
+            if row:
+                counts.append(len(row))
+    except csv.Error:
+        # The last row may be cut off within its quotes.
+        if reader.line_num < len(front) or not counts:
+            return [0]
+    return counts or [0]
+
+
+def _next(reader: Any) -> Any:
+    # The csv module refuses cells over 128 KiB, which a document easily is. Its limit is the whole
+    # process's, so it is put back before anyone else runs.
+    limit = csv.field_size_limit(LONGEST_LINE)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def json_lines_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+    """The rows of a JSON lines file: an object or a string a line; blank lines are ignored.
+
+    Raises InputError, naming file and line, where the JSON is malformed.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            value = json_value(line.removesuffix("\n"), name, first_line=number)
+            yield _row(value, f"{name}:{number}")
+
+
+def json_value(content: str, name: str, first_line: int = 1) -> Any:
+    """What the JSON says; raises InputError, naming file and line, where it is malformed."""
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        line, reason = first_line + error.lineno - 1, f"{error.msg}, column {error.colno}"
+    except RecursionError:
+        line, reason = first_line, "nested too deeply"
+    except ValueError:
+        # Not in any standard, but in Python: a limit of digits.
+        line, reason = first_line, "a number of too many digits"
+    raise InputError(f"{name}, line {line}: malformed JSON ({reason}); mend or remove it")
+
+
+def _require_row(value: dict[str, Any], wanted: str, name: str) -> None:
+    """Refuse one JSON object whose text lies in lists, or that holds settings."""
+    lists = [key for key, cell in value.items() if isinstance(cell, list) and holds_text(cell)]
+    if lists:
+        raise InputError(
+            f"{name} is one object with text in the list {', '.join(lists)}: name the list that "
+            f"holds the documents, as --text_field {lists[0]}, or write them as a list alone"
+        )
+    has_settings = any(isinstance(cell, (dict, list, bool)) for cell in value.values())
+    if has_settings and not holds_text(value):
+        raise InputError(
+            f"{name} is one object without text, as settings are: leave it out, "
+            f"or call its text {wanted!r}"
+        )
+
+
+def _row(item: Any, place: str) -> Row:
+    if not isinstance(item, (str, dict)):
+        raise InputError(
+            f"{place} is a {type(item).__name__}: each row must be an object or a string"
+        )
+    return item

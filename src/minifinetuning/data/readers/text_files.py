@@ -3,8 +3,9 @@
 import codecs
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -15,8 +16,6 @@ from minifinetuning.data.readers.encodings import (
     guessed_encoding,
     marked_encoding,
 )
-from minifinetuning.data.readers.tables import Note
-from minifinetuning.data.readers.unreadable import UnreadableError
 
 LONGEST_PAGE = 256 << 20
 """Bytes that a file may hold, unpacked, where it is read whole."""
@@ -29,25 +28,65 @@ _HEAD = 1 << 12
 """Bytes of a page within which it may say its encoding."""
 _SAMPLE = 1 << 18
 """Bytes, from the first that are no UTF-8 on, by which an encoding is guessed."""
+_WIDEST_CODE = 500
+"""Characters a line, on average, above which source code was written by a program."""
+_TIMES = re.compile(r"(?:\d+:)?\d\d:\d\d[,.]\d{1,3}[ \t]+-->[ \t]+.*")
+_STYLE = re.compile(r"</?[ibuc](?:[ .][^>]*)?>|</?font[^>]*>|\{\\[^}]*\}")
+
+Note = Callable[[str], None]
+"""Takes what a person must be told of a file, beside its name."""
 
 
-def text_encoding(path: Path, note: Note = lambda _: None, is_page: bool = False) -> str:
+class UnreadableError(Exception):
+    """The file cannot be read as what its name promises; the message is the short reason."""
+
+
+def text_page(path: Path, note: Note, may_declare: bool = False) -> str:
+    """The text of a file, with one line feed as line end on every system.
+
+    Raises UnreadableError as `text_encoding`, to which `may_declare` goes, and `whole_bytes`.
+    """
+    encoding = text_encoding(path, note, may_declare)
+    text = whole_bytes(path).decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def code_page(path: Path, note: Note) -> str:
+    """Source code; raises UnreadableError where a program wrote it."""
+    content = text_page(path, note)
+    if len(content) > _WIDEST_CODE * (content.count("\n") + 1):
+        raise UnreadableError("code that no person wrote: its lines are too long")
+    return content
+
+
+def subtitles_page(path: Path, note: Note) -> str:
+    """The lines of SubRip subtitles without their numbers, times and tags of style."""
+    said = []
+    lines = text_page(path, note).split("\n")
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        is_number = line.strip().isdecimal() and _TIMES.match(after)
+        if line.strip() and not is_number and not _TIMES.match(line):
+            said.append(_STYLE.sub("", line))
+    return "\n".join(said)
+
+
+def text_encoding(path: Path, note: Note, may_declare: bool = False) -> str:
     """How the file is encoded, read once through to its end: by its mark, as UTF-8, or guessed.
 
-    What an HTML page says itself (`is_page`) is taken where it decodes the page. Notes what is not
-    UTF-8. Raises UnreadableError where it is no text, before any of it is used.
+    What an HTML page says itself (`may_declare`) is taken where it decodes the page. Notes what is
+    not UTF-8. Raises UnreadableError where it is no text, before any of it is used.
     """
     with _opened(path) as file:
         front = file.read(_CHUNK)
-        marked = marked_encoding(front)
-        declared = declared_encoding(front[:_HEAD]) if is_page and marked is None else None
-        encoding = marked or UTF_8
-        sample, is_foreign = _undecodable(file, front, encoding)
-    name, how = encoding, "as which it was recognised"
+    marked = marked_encoding(front)
+    declared = declared_encoding(front[:_HEAD]) if may_declare and marked is None else None
+    encoding, how = marked or UTF_8, "as which it was recognised"
+    sample, is_foreign = _undecodable(path, encoding)
     # What is UTF-8 throughout is so, whatever it says, unless it is said to be in 7 bits.
-    if declared and (sample or declared.startswith("iso2022")) and _decodes(path, declared):
-        sample, name, how = b"", declared, "as it says itself"
-    if sample:
+    may_be_declared = declared and (sample or declared.startswith("iso2022"))
+    if declared and may_be_declared and _decodes(path, declared):
+        encoding, how = declared, "as it says itself"
+    elif sample:
         if marked is not None or not is_foreign or _is_mostly_utf_8(sample):
             raise UnreadableError(
                 f"damaged {encoding.removesuffix('_sig').replace('_', '-').upper()}"
@@ -55,26 +94,16 @@ def text_encoding(path: Path, note: Note = lambda _: None, is_page: bool = False
         guess = guessed_encoding(sample)
         if guess is None or not _decodes(path, guess.encoding):
             raise UnreadableError("in no encoding that could be recognised")
-        name = guess.encoding
-        how = (
-            how if guess.is_sure else "perhaps wrongly: look at its letters, or convert it to UTF-8"
-        )
-    if name != UTF_8:
-        note(f"read as {name.replace('_', '-')}, {how}")
-    return name
-
-
-def whole_text(path: Path, encoding: str) -> str:
-    """The text of the file, with one line feed as line end on every system.
-
-    Raises UnreadableError, also where the file holds more than `LONGEST_PAGE`.
-    """
-    text = whole_bytes(path).decode(encoding)
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        encoding = guess.encoding
+        if not guess.is_sure:
+            how = "perhaps wrongly: look at its letters, or convert it to UTF-8"
+    if encoding != UTF_8:
+        note(f"read as {encoding.replace('_', '-')}, {how}")
+    return encoding
 
 
 def whole_bytes(path: Path) -> bytes:
-    """What the file holds, unpacked; raises UnreadableError as `whole_text` does."""
+    """What the file holds, unpacked; raises UnreadableError above `LONGEST_PAGE`."""
     content = bytearray()
     with _opened(path) as file:
         # Not in one go, for which memory would be taken up to the limit.
@@ -89,7 +118,7 @@ def whole_bytes(path: Path) -> bytes:
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of `whole_text`, each with its line feed, of which only one is held at a time.
+    """The lines of `text_page`, each with its line feed, of which only one is held at a time.
 
     Raises UnreadableError where a line holds more than `LONGEST_LINE`.
     """
@@ -108,11 +137,10 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
 
 def _decodes(path: Path, encoding: str) -> bool:
     """Whether all of the file is text in this encoding."""
-    with _opened(path) as file:
-        return not _undecodable(file, file.read(_CHUNK), encoding)[0]
+    return not _undecodable(path, encoding)[0]
 
 
-def _undecodable(file: IO[bytes], front: bytes, encoding: str) -> tuple[bytes, bool]:
+def _undecodable(path: Path, encoding: str) -> tuple[bytes, bool]:
     """From the first chunk on that does not decode, as many bytes as tell an encoding.
 
     No bytes where all of the file decodes. And whether all before was ASCII. Raises UnreadableError
@@ -122,26 +150,25 @@ def _undecodable(file: IO[bytes], front: bytes, encoding: str) -> tuple[bytes, b
     # In 16 and 32 bits a letter, half of the bytes of plain text are zero.
     is_wide = encoding.startswith(("utf_16", "utf_32"))
     sample = b""
-    is_ascii = True
-    chunk = front
-    # To the end even where it does not decode: whoever sees "binary" knows at once why.
-    while True:
-        if b"\0" in chunk and not is_wide:
-            raise UnreadableError("binary")
-        if sample:
-            sample += chunk[: _SAMPLE - len(sample)]
-        else:
-            try:
-                decoded = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError:
-                sample = chunk or b"\xff"
+    is_ascii, is_last = True, False
+    with _opened(path) as file:
+        # To the end even where it does not decode: whoever sees "binary" knows at once why.
+        while not is_last:
+            chunk = file.read(_CHUNK)
+            is_last = not chunk
+            decoded = ""
+            if sample:
+                sample += chunk[: _SAMPLE - len(sample)]
             else:
-                if is_wide and "\0" in decoded:
-                    raise UnreadableError("binary")
+                try:
+                    decoded = decoder.decode(chunk, final=is_last)
+                except UnicodeDecodeError:
+                    # A letter that is cut off at the end leaves no chunk of its own.
+                    sample = chunk or b"\xff"
                 is_ascii = is_ascii and decoded.isascii()
-        if not chunk:
-            return sample, is_ascii
-        chunk = file.read(_CHUNK)
+            if "\0" in decoded or (b"\0" in chunk and not is_wide):
+                raise UnreadableError("binary")
+    return sample, is_ascii
 
 
 def _is_mostly_utf_8(sample: bytes) -> bool:
@@ -154,14 +181,9 @@ def _is_mostly_utf_8(sample: bytes) -> bool:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The unpacked bytes of the file."""
+    is_packed = path.name.lower().endswith(".gz")
     try:
-        with _binary(path) as file:
+        with cast(IO[bytes], gzip.open(path)) if is_packed else path.open("rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableError(getattr(error, "strerror", None) or "damaged gzip") from None
-
-
-def _binary(path: Path) -> IO[bytes]:
-    return (
-        cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
-    )

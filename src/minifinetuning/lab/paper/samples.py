@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from minifinetuning.data.documents import Document
-from minifinetuning.data.readers.json_rows import json_lines_rows
-from minifinetuning.data.readers.tables import cell_text
+from minifinetuning.data.readers.columns import cell_text
+from minifinetuning.data.readers.tables import json_lines_rows
 from minifinetuning.data.tokens import document_identity, tokenize_documents
 from minifinetuning.errors import InputError
 
