@@ -240,14 +240,12 @@ def publish(
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
-    dtype = metrics["configuration"].get("written_in")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    tokenizer: Any = trainer.processing_class
+    narrow = metrics["configuration"].get("written_in")
+    dtype = None if narrow is None else getattr(torch, narrow)
     with published(folder) as staged:
-        save_model(
-            trainer.accelerator.unwrap_model(trainer.model),
-            staged,
-            trainer.processing_class,
-            dtype=None if dtype is None else getattr(torch, dtype),
-        )
+        save_model(model, staged, tokenizer, dtype=dtype)
         write_atomically(staged / "README.md", card)
         write_atomically(staged / "metrics.json", metrics)
     if not keep_checkpoints:
