@@ -58,7 +58,7 @@ def _frozen_heap() -> None:
 
 @pytest.fixture(scope="session")
 def loaded_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A process that has imported everything, once a session; `in_a_process` forks from it too."""
+    """A process that has imported everything, once a session; `in_processes` forks from it too."""
     from minifinetuning.lab import processes
 
     context = multiprocessing.get_context("forkserver")

@@ -57,7 +57,8 @@ from minifinetuning.lab import processes
 sys.path.insert(0, sys.argv[1])
 from process_tasks import wait_with_a_child
 processes._PRELOADED = []
-list(processes.in_processes({"task": partial(wait_with_a_child, Path(sys.argv[2]))}, print))
+tasks = {name: partial(wait_with_a_child, Path(sys.argv[2] + name)) for name in "ab"}
+list(processes.in_processes(tasks, print, environments=[{}, {}]))
 """
 
 
@@ -67,9 +68,9 @@ def test_a_task_ends_with_the_process_that_asked_for_it(tmp_path, how):
     source = str(Path(minifinetuning.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as asking:
-        until((tmp_path / "pids").exists)
+        until(lambda: len(list(tmp_path.glob("pids?"))) == 2)
         asking.send_signal(how)
-    assert_gone([int(pid) for pid in (tmp_path / "pids").read_text().split()])
+    assert_gone([int(pid) for path in tmp_path.glob("pids?") for pid in path.read_text().split()])
 
 
 def assert_gone(pids):

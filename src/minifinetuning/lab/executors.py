@@ -7,7 +7,7 @@ output folder and cache folder under the same paths.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from minifinetuning.errors import InputError
-from minifinetuning.lab.processes import Executor, Task, failure, in_processes
+from minifinetuning.lab.processes import Executor, Outcomes, Task, failure, in_processes
 from minifinetuning.options import require_choice
 
 __all__ = ["executor_from", "on_ray", "one_a_gpu", "visible_gpus"]
@@ -79,7 +79,7 @@ def on_ray(
     gpus: float | None = None,
     cpus: float = 1.0,
     address: str | None = None,
-) -> Iterator[tuple[str, str | None]]:
+) -> Outcomes:
     """Each task in a process of its own, wherever `gpus` and `cpus` are free.
 
     `gpus` is 1 where the cluster has any and nothing is said. `address` is that of a cluster; None

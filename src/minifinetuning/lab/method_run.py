@@ -3,7 +3,7 @@
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,15 @@ class MethodRun:
         """Of its file and for a person: `lora+mft@0.0003-seed42`."""
         return f"{self.method.name}@{self.learning_rate:g}-seed{self.seed}"
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tells its result from the others of the same training."""
+        return {
+            "method": self.method.name,
+            "learning_rate": self.learning_rate,
+            "seeds": [self.seed],
+        }
+
     def cell(self, settings: Settings, inputs: Inputs) -> Cell:
         """The run as work to be done."""
         return Cell(
@@ -202,15 +211,15 @@ def trained_and_measured(
         trainer, metrics = _trained(run, settings, texts, folder, reference)
         reference = trainer.reference
         assert reference is not None
-        kept = [(run, _best_step(trainer))]
+        found = [(run, _best_step(trainer))]
         if run.method.blend:
-            unblended = [(run.unblended, kept[0][1])] if run.unblended else []
-            kept = [*unblended, (run, _best_blend(trainer, settings, texts, folder / "tuned"))]
+            unblended = [(run.unblended, found[0][1])] if run.unblended else []
+            found = [*unblended, (run, _best_blend(trainer, settings, texts, folder / "tuned"))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if start.read() is None:
         start.write({"scores": scores_record(reference)})
-    return [(of, _result(of, metrics, reference, best)) for of, best in kept]
+    return [(of, metrics | of.labels | best) for of, best in found]
 
 
 def _trained(
@@ -218,7 +227,7 @@ def _trained(
     settings: Settings,
     texts: Texts,
     folder: Path,
-    reference: Mapping[str, TextScores] | None,
+    reference: dict[str, TextScores] | None,
 ) -> tuple[MFTTrainer, dict[str, Any]]:
     """The trainer after its last step, and what all results of this training have in common."""
     method, cache = run.method, settings.training["teacher_cache"]
@@ -253,44 +262,22 @@ def _trained(
     }
 
 
-@dataclass(frozen=True)
-class _Best:
-    """The step kept and the scores there, and all evaluations, any of which may be recommended.
-
-    `history` are their figures where these are not those of the training.
-    """
-
-    step: int
-    scores: Mapping[str, TextScores]
-    evaluations: list[dict[str, Any]]
-    history: list[dict[str, Any]] | None = None
-
-
-def _result(
-    run: MethodRun, metrics: dict[str, Any], reference: Mapping[str, TextScores], best: _Best
-) -> dict[str, Any]:
-    return metrics | {
-        "method": run.method.name,
-        "learning_rate": run.learning_rate,
-        "seeds": [run.seed],
-        **comparison(reference, best.scores),
-        "step": best.step,
-        "history": best.history or metrics["history"],
-        "scores": scores_record(best.scores),
-        "evaluations": best.evaluations,
-    }
-
-
-def _best_step(trainer: MFTTrainer) -> _Best:
-    """The evaluation of least specialized perplexity, the earliest of equals."""
+def _best_step(trainer: MFTTrainer) -> dict[str, Any]:
+    """What the step of least specialized perplexity has for itself, the earliest of equals."""
     assert trainer.reference is not None
     scores = {0: trainer.reference, **trainer.scores_by_step}
     best = min(sorted(scores), key=lambda step: scores[step][SPECIALIZED].perplexity)
-    evaluations = [evaluation_record({"step": step}, found) for step, found in scores.items()]
-    return _Best(best, scores[best], evaluations)
+    return {
+        **comparison(trainer.reference, scores[best]),
+        "step": best,
+        "scores": scores_record(scores[best]),
+        "evaluations": [evaluation_record({"step": at}, found) for at, found in scores.items()],
+    }
 
 
-def _best_blend(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path) -> _Best:
+def _best_blend(
+    trainer: MFTTrainer, settings: Settings, texts: Texts, folder: Path
+) -> dict[str, Any]:
     """The tuned weights of the last step along the line back to the starting ones."""
     assert trainer.reference is not None
     save_model(trainer.accelerator.unwrap_model(trainer.model), folder)
@@ -315,10 +302,16 @@ def _best_blend(trainer: MFTTrainer, settings: Settings, texts: Texts, folder: P
         }
         for point in points
     ]
-    evaluations = [
-        evaluation_record(entry, point.scores) for entry, point in zip(history, points, strict=True)
-    ]
-    return _Best(step, best.scores, evaluations, history)
+    return {
+        **comparison(trainer.reference, best.scores),
+        "step": step,
+        "history": history,
+        "scores": scores_record(best.scores),
+        "evaluations": [
+            evaluation_record(entry, point.scores)
+            for entry, point in zip(history, points, strict=True)
+        ],
+    }
 
 
 def _peak_memory_bytes() -> int:

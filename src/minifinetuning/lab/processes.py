@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
@@ -13,16 +13,18 @@ from typing import Any
 from minifinetuning.environment import quieten_libraries
 from minifinetuning.errors import InputError, TrainingDivergedError
 
-__all__ = ["Executor", "Task", "failure", "in_processes", "in_this_process"]
+__all__ = ["Executor", "Outcomes", "Task", "failure", "in_processes", "in_this_process"]
 
 logger = logging.getLogger(__name__)
 
 Task = Callable[[], Any]
 """What is run for what it writes; it can be pickled."""
 
-Executor = Callable[[Mapping[str, Task], Callable[[str], None]], Iterator[tuple[str, str | None]]]
-"""Runs tasks, each with a name for a person, and tells the second argument the name of each that
-begins. Gives the name and the reason of its failure, or None, of each as it ends."""
+Outcomes = Generator[tuple[str, str | None], None, None]
+"""The name of each task as it ends, and the reason of its failure, or None."""
+
+Executor = Callable[[Mapping[str, Task], Callable[[str], None]], Outcomes]
+"""Runs tasks by their names for a person; the second argument is told of each that begins."""
 
 # A process that has imported this once is forked for every task: nothing is imported again, and
 # nothing that one task leaves in memory is counted with the next.
@@ -47,9 +49,7 @@ def failure(task: Task) -> str | None:
     return None
 
 
-def in_this_process(
-    tasks: Mapping[str, Task], begin: Callable[[str], None]
-) -> Iterator[tuple[str, str | None]]:
+def in_this_process(tasks: Mapping[str, Task], begin: Callable[[str], None]) -> Outcomes:
     """Each task after the one before it, here."""
     for name, task in tasks.items():
         begin(name)
@@ -60,7 +60,7 @@ def in_processes(
     tasks: Mapping[str, Task],
     begin: Callable[[str], None],
     environments: Sequence[Mapping[str, str]] = ANYWHERE,
-) -> Iterator[tuple[str, str | None]]:
+) -> Outcomes:
     """Each task in a new process, as many at a time as there are environments.
 
     An environment is what variables are set to for a task, such as the GPU that it sees. What a

@@ -1,7 +1,6 @@
 """What is drawn is what was measured: read back from the picture's own text and marks."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -66,7 +65,7 @@ def test_a_cell_that_is_not_done_is_left_out(tmp_path):
 
 
 def test_a_few_budgets_keep_their_colours(tmp_path):
-    whole, narrowed = FIGURES[5], replace(FIGURES[5], values=frozenset([0.5]))
+    whole, narrowed = FIGURES[5], FIGURES[5].only([0.5])
     results = results_of(whole, "OpenELM 270M")
     for name, figure in (("whole.svg", whole), ("part.svg", narrowed)):
         save_paper_figure(figure, "OpenELM 270M", results, PAPER, tmp_path / name)

@@ -134,10 +134,10 @@ def test_every_method_and_model_of_the_tables_can_be_run():
 )
 def test_figures_have_their_lines(number, lines, cells):
     figure = FIGURES[number]
-    assert len(figure.series(figure.models[0])) == lines
+    assert len(figure.lines) == lines
     assert len(figure.cells(figure.models)) == cells
-    for line in figure.series("x"):
-        assert len(line.x) == len(line.cells)
+    for line in figure.lines:
+        assert len(line.values) == len(line.cells("x", figure.dataset))
 
 
 def test_scarcity_has_a_quarter_to_twice_the_text():
@@ -190,9 +190,9 @@ def test_a_few_values_of_what_is_varied():
     shares = plan_of(figure=5, values=[0.25, 1])
     assert [cell.name for cell in shares.cells] == ["ft-data0.25", "ft", "mft-data0.25", "mft"]
     ((figure, _),) = plan_of(figure=7, values=[0.5, 64]).figures
-    assert [(line.name, line.x) for line in figure.series("m")] == [
-        ("MFT, τ", (0.5,)),
-        ("DoRA, r / 200", (0.32,)),
+    assert [(line.name, line.values, line.full) for line in figure.lines] == [
+        ("MFT, τ", (0.5,), 1),
+        ("DoRA, r / 200", (64,), 200),
     ]
     assert {row.table for row in plan_of(values=[0.5]).rows} == {7, 8}
 

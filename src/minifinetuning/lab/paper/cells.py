@@ -37,7 +37,8 @@ METHODS = {
 
 TABLES = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 
-USUAL_TAU, USUAL_NEW_DATA_FRACTION, USUAL_RANK, USUAL_SHARE = 0.25, 0.5, 8, 1.0
+USUAL = {"tau": 0.25, "new_data_fraction": 0.5, "rank": 8, "data_share": 1.0}
+"""What section 3.1 says of the knobs."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,18 @@ class PaperCell:
         knobs = self._knobs("τ ", "ν ", "rank ", "data ")
         return " · ".join([self.model, self.dataset, self.method, *knobs])
 
+    def knob(self, name: str) -> float:
+        """The value of a knob, also where it is the usual one."""
+        value = getattr(self, name)
+        return USUAL[name] if value is None else value
+
     def _knobs(self, *names: str) -> list[str]:
-        values = (self.tau, self.new_data_fraction, self.rank, self.data_share)
+        values = (getattr(self, knob) for knob in USUAL)
         knobs = zip(names, values, strict=True)
         return [f"{name}{value:g}" for name, value in knobs if value is not None]
 
 
-def paper_cell(
-    model: str,
-    method: str,
-    dataset: str,
-    *,
-    tau: float | None = None,
-    new_data_fraction: float | None = None,
-    rank: int | None = None,
-    data_share: float | None = None,
-) -> PaperCell:
+def paper_cell(model: str, method: str, dataset: str, **knobs: float | None) -> PaperCell:
     """The cell of these settings, the same for settings that are the same training.
 
     MFT with tau = 1 and replay with nu = 1 are finetuning. Raises InputError for a method that the
@@ -88,21 +85,12 @@ def paper_cell(
     """
     if method not in METHODS:
         raise InputError(f"--method {method} is not known: choose one of {', '.join(METHODS)}")
-    if method == "MFT" and tau == 1:
-        method, tau = "FT", None
-    if method == "Replay" and new_data_fraction == 1:
-        method, new_data_fraction = "FT", None
-    return PaperCell(
-        model,
-        method,
-        dataset,
-        tau=None if tau == USUAL_TAU else tau,
-        new_data_fraction=(
-            None if new_data_fraction == USUAL_NEW_DATA_FRACTION else new_data_fraction
-        ),
-        rank=None if rank == USUAL_RANK else rank,
-        data_share=None if data_share == USUAL_SHARE else data_share,
-    )
+    for of, knob in (("MFT", "tau"), ("Replay", "new_data_fraction")):
+        if method == of and knobs.get(knob) == 1:
+            method = "FT"
+            del knobs[knob]
+    own: Any = {knob: value for knob, value in knobs.items() if value != USUAL[knob]}
+    return PaperCell(model, method, dataset, **own)
 
 
 def slug(name: str) -> str:

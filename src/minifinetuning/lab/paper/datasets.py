@@ -1,11 +1,11 @@
 """The four corpora of the paper's section 3.1 as data, and where a run finds their text.
 
-| the paper names | on the hub |
-|---|---|
-| PMC Open Access Subset | common-pile/pubmed: its freely licensed part, 4M articles in Markdown |
-| Pile of Law | pile-of-law/pile-of-law: the files of its train split |
-| OpenWebMath | open-web-math/open-web-math |
-| OpenWebText | Skylion007/openwebtext |
+| the paper names | on the hub | licence |
+|---|---|---|
+| PMC Open Access Subset | common-pile/pubmed: its free part, in Markdown | CC BY, CC BY-SA, CC0 |
+| Pile of Law | pile-of-law/pile-of-law: its train split | CC BY-NC-SA 4.0: not for commercial use |
+| OpenWebMath | open-web-math/open-web-math | ODC-By 1.0 |
+| OpenWebText | Skylion007/openwebtext | CC0 1.0 |
 
 The paper names no versions. `datasets` no longer runs the scripts that some datasets come with
 (pmc/open_access is nothing else), so that files are named here, each at a pinned revision. None of
@@ -49,7 +49,6 @@ class PaperDataset:
     domain: str
     path: str
     files: str
-    licence: str
     text_field: str = "text"
 
 
@@ -60,7 +59,6 @@ DATASETS = (
         domain="medical",
         path="hf://datasets/common-pile/pubmed@648b8cfc93953ca0663a9c96a8d842a91b98fb64",
         files="data/*.jsonl.gz",
-        licence="CC BY, CC BY-SA or CC0, by article",
     ),
     PaperDataset(
         name="Pile of Law",
@@ -68,7 +66,6 @@ DATASETS = (
         domain="legal",
         path="hf://datasets/pile-of-law/pile-of-law@2e96169e7e4b43f8ea36230515ebb44b27423b94",
         files="data/train.*.jsonl.xz",
-        licence="CC BY-NC-SA 4.0: not for commercial use",
     ),
     PaperDataset(
         name="OpenWebMath",
@@ -76,7 +73,6 @@ DATASETS = (
         domain="math",
         path="hf://datasets/open-web-math/open-web-math@fde8ef8de2300f5e778f56261843dab89f230815",
         files="data/train-*.parquet",
-        licence="ODC-By 1.0",
     ),
 )
 """The specialized ones, in the order of the paper's tables."""
@@ -87,7 +83,6 @@ GENERAL = PaperDataset(
     domain="general",
     path="hf://datasets/Skylion007/openwebtext@79d93d786212f7344586290adb811d4ae6a1762c",
     files="plain_text/train-*.parquet",
-    licence="CC0 1.0",
 )
 """What references are tuned on and forgetting is measured on."""
 

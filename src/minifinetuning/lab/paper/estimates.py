@@ -136,8 +136,15 @@ def dry_run(reproduction: Reproduction) -> str:
         lines.append([str(cell), path, state, _count(one.tokens), hours])
     references = missing_references(reproduction, missing)
     parts = [markdown_table(lines, words=3), _total(missing, references, reproduction)]
-    parts += [_references(references), _gates(reproduction), _chosen(protocol)]
-    return "\n\n".join(part for part in parts if part)
+    if references:
+        parts.append(f"References to prepare first, once a model: {', '.join(references)}.")
+    models = {cell.model: reproduction.model(cell.model) for cell in plan.cells}.values()
+    gated = sorted(f"{each.name} ({each.licence})" for each in models if "gated" in each.licence)
+    if gated:
+        parts.append(f"Agree to the terms on the hub before: {', '.join(gated)}.")
+    chosen = [f"- {choice}" for choice in protocol.chosen_by_us]
+    parts.append("\n".join(["What the paper leaves open, and we chose:", *chosen]))
+    return "\n\n".join(parts)
 
 
 def _line(
@@ -168,28 +175,6 @@ def _total(
     return (
         f"{text}, {total.operations:.2g} operations, {total.hours:,.1f} hours on {GPU}; "
         f"{total.bytes / 1e9:,.1f} GB of checkpoints and teacher caches beside them."
-    )
-
-
-def _references(models: Sequence[str]) -> str:
-    if not models:
-        return ""
-    return f"References to prepare first, once a model: {', '.join(models)}."
-
-
-def _gates(reproduction: Reproduction) -> str:
-    names = {cell.model for cell in reproduction.plan.cells}
-    notes = {
-        f"{model.name} ({model.licence})"
-        for model in map(reproduction.model, names)
-        if "gated" in model.licence
-    }
-    return f"Agree to the terms on the hub before: {', '.join(sorted(notes))}." if notes else ""
-
-
-def _chosen(protocol: Protocol) -> str:
-    return "What the paper leaves open, and we chose:\n" + "\n".join(
-        f"- {choice}" for choice in protocol.chosen_by_us
     )
 
 

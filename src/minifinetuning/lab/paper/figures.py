@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifinetuning.lab.paper.cells import PaperCell, published_values
-from minifinetuning.lab.paper.plan import DATA_SHARES, FigurePlan, Series
+from minifinetuning.lab.paper.plan import DATA_SHARES, FigurePlan, Line
 from minifinetuning.lab.paper.protocol import Protocol
 from minifinetuning.report.figures import saved_figure
 
@@ -35,7 +35,7 @@ def _over_steps(
     figure: FigurePlan, model: str, results: Results, protocol: Protocol, path: Path
 ) -> None:
     """S, DG and DG/S over the steps: finetuning above, minifinetuning below (figures 2 and 5)."""
-    lines = figure.series(model)
+    lines = figure.lines
     quantities = (_S, _DG, _RATIO) if figure.number == 5 else (_S, _DG)
     size = (_WIDTH * len(quantities), _HEIGHT * len(lines))
     with saved_figure(path, *size) as drawing:
@@ -45,16 +45,22 @@ def _over_steps(
             for axes, quantity in zip(row, quantities, strict=True):
                 across = "step" if line is lines[-1] else ""
                 _dress(axes, f"{line.name}: {_LABELS[quantity]}", across)
-                _draw_histories(axes, line, quantity, results, protocol)
+                cells = line.cells(model, figure.dataset)
+                _draw_histories(axes, line, cells, quantity, results, protocol)
         handles, names = panels[0][0].get_legend_handles_labels()
         if handles:
             drawing.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
 
 
 def _draw_histories(
-    axes: "Axes", line: Series, quantity: str, results: Results, protocol: Protocol
+    axes: "Axes",
+    line: Line,
+    cells: Sequence[PaperCell],
+    quantity: str,
+    results: Results,
+    protocol: Protocol,
 ) -> None:
-    for share, cell in zip(line.values, line.cells, strict=True):
+    for share, cell in zip(line.values, cells, strict=True):
         if cell not in results:
             continue
         points = [
@@ -80,48 +86,43 @@ def _over_knobs(
     figure: FigurePlan, model: str, results: Results, protocol: Protocol, path: Path
 ) -> None:
     """Each quantity over the knob; figure 4 has DG over S in place of the first two."""
-    lines = figure.series(model)
-    panels = (
-        [(_S, _DG), (None, _RATIO)]
-        if figure.number == 4
-        else [(None, quantity) for quantity in (_S, _DG, _RATIO)]
-    )
+    panels: list[tuple[str | None, str]] = [(None, _S), (None, _DG), (None, _RATIO)]
+    if figure.number == 4:
+        panels = [(_S, _DG), (None, _RATIO)]
+    published = {row.cell: vars(row) for row in published_values()}
     with saved_figure(path, _WIDTH * len(panels) + 1.2, _HEIGHT + 0.5) as drawing:
         drawing.suptitle(f"{model}: {figure.title}", fontsize=11)
         for axes, (across, upward) in zip(drawing.subplots(1, len(panels)), panels, strict=True):
             _dress(axes, _LABELS[upward], _LABELS[across] if across else "τ, ν or r / 200")
-            for line in lines:
-                _draw_series(axes, line, across, upward, results)
+            for line in figure.lines:
+                cells = line.cells(model, figure.dataset)
+                _draw_line(axes, line, cells, across, upward, results)
+                _draw_line(axes, line, cells, across, upward, published, is_published=True)
         handles, names = drawing.axes[0].get_legend_handles_labels()
         drawing.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
 
 
-def _draw_series(
-    axes: "Axes", line: Series, across: str | None, upward: str, results: Results
+def _draw_line(
+    axes: "Axes",
+    line: Line,
+    cells: Sequence[PaperCell],
+    across: str | None,
+    upward: str,
+    results: Results,
+    is_published: bool = False,
 ) -> None:
-    colour = _COLOURS[line.name.split(",")[0]]
-    hollow = {"markerfacecolor": "white", "linestyle": ":"}
-    for found, look, name in (
-        ([results.get(cell) for cell in line.cells], {}, line.name),
-        (_published(line.cells), hollow, f"{line.name} (published)"),
-    ):
-        points = [
-            (x if across is None else values[across], values[upward])
-            for x, values in zip(line.x, found, strict=True)
-            if values is not None and values[upward] is not None
-        ]
-        if points:
-            appearance: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, **look}
-            axes.plot(*zip(*points, strict=True), linewidth=1.4, label=name, **appearance)
-
-
-def _published(cells: Sequence[PaperCell]) -> list[dict[str, Any] | None]:
-    rows = {row.cell: row for row in published_values()}
-    names = (_S, _DG, _RATIO)
-    return [
-        {name: getattr(rows[cell], name) for name in names} if cell in rows else None
-        for cell in cells
+    """`across` is what stands on the horizontal axis, the knob where it is None."""
+    points = [
+        (knob / line.full if across is None else results[cell][across], results[cell][upward])
+        for knob, cell in zip(line.values, cells, strict=True)
+        if cell in results and results[cell][upward] is not None
     ]
+    if points:
+        name = f"{line.name} (published)" if is_published else line.name
+        (mark,) = axes.plot(*zip(*points, strict=True), "o-", label=name, markersize=4)
+        mark.set(color=_COLOURS[line.method], linewidth=1.4)
+        if is_published:
+            mark.set(markerfacecolor="white", linestyle=":")
 
 
 def _dress(axes: "Axes", title: str, across: str) -> None:

@@ -1,6 +1,6 @@
 """Which cells a table or a figure of the paper is made of."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from minifinetuning.errors import InputError, did_you_mean
@@ -12,139 +12,101 @@ from minifinetuning.lab.paper.cells import (
     published_values,
 )
 
-__all__ = ["DATA_SHARES", "FIGURES", "FigurePlan", "Plan", "Series", "plan_of", "stand_in"]
+__all__ = ["DATA_SHARES", "FIGURES", "FigurePlan", "Line", "Plan", "plan_of", "stand_in"]
 
-TAUS = tuple(tenth / 10 for tenth in range(11))
-NEW_DATA_FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
-RANKS = (1, 4, 8, 16, 24, 32, 64, 128, 160, 192, 256)
 DATA_SHARES = (0.25, 0.5, 1.0, 2.0)
-
-FULL_RANK = 200
-"""The rank that the paper's figures put at 1."""
 
 
 @dataclass(frozen=True)
-class Series:
-    """A line of a figure: cells over the `values` of a knob, of which the one at `full` is at 1."""
+class Line:
+    """A line of a figure: a method over the `values` of a knob, of which `full` stands at 1."""
 
     name: str
+    method: str
+    knob: str
     values: tuple[float, ...]
-    cells: tuple[PaperCell, ...]
     full: float = 1.0
 
-    @property
-    def x(self) -> tuple[float, ...]:
-        """Where the cells stand."""
-        return (*(value / self.full for value in self.values),)
-
-    def only(self, values: Collection[float]) -> "Series":
-        """The cells of these values of the knob."""
-        kept = [pair for pair in zip(self.values, self.cells, strict=True) if pair[0] in values]
-        return replace(
-            self, values=(*(value for value, _ in kept),), cells=(*(cell for _, cell in kept),)
-        )
+    def cells(self, model: str, dataset: str) -> list[PaperCell]:
+        """The cell of each value."""
+        knobs = ({self.knob: value} for value in self.values)
+        return [paper_cell(model, self.method, dataset, **knob) for knob in knobs]
 
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """A figure: what it shows, and its lines for a model. `over_steps` are lines over training.
-
-    `lines` are those of a model and a dataset; `values` are the only ones of the knob, if not None.
-    """
+    """A figure: what it shows, and its lines, over a knob or `over_steps` of training."""
 
     number: int
     title: str
     models: tuple[str, ...]
     dataset: str
-    lines: Callable[[str, str], list[Series]]
+    lines: tuple[Line, ...]
     over_steps: bool = False
-    values: frozenset[float] | None = None
-
-    def series(self, model: str) -> list[Series]:
-        """The lines for a model."""
-        lines = self.lines(model, self.dataset)
-        return lines if self.values is None else [line.only(self.values) for line in lines]
 
     def cells(self, models: Sequence[str]) -> list[PaperCell]:
         """Those of these models, each once."""
-        lines = (line for model in models for line in self.series(model))
-        return _distinct(cell for line in lines for cell in line.cells)
+        lines = (line.cells(model, self.dataset) for model in models for line in self.lines)
+        return _distinct(cell for cells in lines for cell in cells)
 
-
-def _targets(model: str, dataset: str) -> Series:
-    cells = (paper_cell(model, "MFT", dataset, tau=tau) for tau in TAUS)
-    return Series("MFT, τ", TAUS, (*cells,))
-
-
-def _fractions(model: str, dataset: str) -> Series:
-    cells = (
-        paper_cell(model, "Replay", dataset, new_data_fraction=share)
-        for share in NEW_DATA_FRACTIONS
-    )
-    return Series("Replay, ν", NEW_DATA_FRACTIONS, (*cells,))
-
-
-def _ranks(model: str, dataset: str) -> Series:
-    cells = (paper_cell(model, "DoRA", dataset, rank=rank) for rank in RANKS)
-    return Series("DoRA, r / 200", RANKS, (*cells,), full=FULL_RANK)
-
-
-def _scarcity(model: str, dataset: str) -> list[Series]:
-    return [
-        Series(
-            method,
-            DATA_SHARES,
-            (*(paper_cell(model, method, dataset, data_share=share) for share in DATA_SHARES),),
+    def only(self, values: Collection[float]) -> "FigurePlan":
+        """The figure with these values of its knobs alone."""
+        lines = (
+            replace(line, values=tuple(value for value in line.values if value in values))
+            for line in self.lines
         )
-        for method in ("FT", "MFT")
-    ]
+        return replace(self, lines=tuple(lines))
 
 
-def _lines(*parts: Callable[[str, str], Series]) -> Callable[[str, str], list[Series]]:
-    return lambda model, dataset: [part(model, dataset) for part in parts]
-
-
+_TENTHS = tuple(tenth / 10 for tenth in range(11))
+_TARGETS = Line("MFT, τ", "MFT", "tau", _TENTHS)
+_FRACTIONS = Line("Replay, ν", "Replay", "new_data_fraction", _TENTHS[1:])
+# The paper's figures put rank 200 at 1.
+_RANKS = (1, 4, 8, 16, 24, 32, 64, 128, 160, 192, 256)
+_RANKED = Line("DoRA, r / 200", "DoRA", "rank", _RANKS, full=200)
+_SCARCITY = tuple(Line(method, method, "data_share", DATA_SHARES) for method in ("FT", "MFT"))
 _OPENELM = ("OpenELM 270M", "OpenELM 450M", "OpenELM 1.1B")
 
 FIGURES = {
     figure.number: figure
     for figure in (
         FigurePlan(
-            2,
-            "S and DG over the steps of finetuning and minifinetuning, by training tokens",
-            ("OpenELM 270M",),
-            "PubMed",
-            _scarcity,
+            number=2,
+            title="S and DG over the steps of finetuning and minifinetuning, by training tokens",
+            models=_OPENELM[:1],
+            dataset="PubMed",
+            lines=_SCARCITY,
             over_steps=True,
         ),
         FigurePlan(
-            4,
-            "MFT of increasing τ, replay of increasing ν, DoRA of increasing rank",
-            ("OpenELM 1.1B",),
-            "Pile of Law",
-            _lines(_targets, _fractions, _ranks),
+            number=4,
+            title="MFT of increasing τ, replay of increasing ν, DoRA of increasing rank",
+            models=_OPENELM[2:],
+            dataset="Pile of Law",
+            lines=(_TARGETS, _FRACTIONS, _RANKED),
         ),
         FigurePlan(
-            5,
-            "S, DG and DG/S over the steps of finetuning and minifinetuning, by training tokens",
-            ("OpenELM 270M",),
-            "PubMed",
-            _scarcity,
+            number=5,
+            title="S, DG and DG/S over the steps of finetuning and minifinetuning, by training "
+            "tokens",
+            models=_OPENELM[:1],
+            dataset="PubMed",
+            lines=_SCARCITY,
             over_steps=True,
         ),
         FigurePlan(
-            6,
-            "Replay of increasing ν against MFT of increasing τ",
-            _OPENELM,
-            "Pile of Law",
-            _lines(_targets, _fractions),
+            number=6,
+            title="Replay of increasing ν against MFT of increasing τ",
+            models=_OPENELM,
+            dataset="Pile of Law",
+            lines=(_TARGETS, _FRACTIONS),
         ),
         FigurePlan(
-            7,
-            "DoRA of increasing rank against MFT of increasing τ",
-            ("OpenELM 1.1B",),
-            "OpenWebMath",
-            _lines(_targets, _ranks),
+            number=7,
+            title="DoRA of increasing rank against MFT of increasing τ",
+            models=_OPENELM[2:],
+            dataset="OpenWebMath",
+            lines=(_TARGETS, _RANKED),
         ),
     )
 }
@@ -199,12 +161,14 @@ def plan_of(
         and method in (None, row.method, row.cell.method)
         and (values is None or row.knob in values)
     ]
-    chosen = FIGURES.values() if everything else [] if figure is None else [FIGURES[figure]]
-    if (dataset or method) and figure is None:
-        chosen = []
-    figures = [
-        (_narrowed(plan, dataset, values), (model,) if model else plan.models) for plan in chosen
-    ]
+    chosen = [*FIGURES.values()] if everything and not (dataset or method) else []
+    if figure is not None:
+        chosen = [FIGURES[figure]]
+    if dataset is not None:
+        chosen = [replace(plan, dataset=dataset) for plan in chosen]
+    if values is not None:
+        chosen = [plan.only(values) for plan in chosen]
+    figures = [(plan, (model,) if model else plan.models) for plan in chosen]
     figures = [(plan, models) for plan, models in figures if plan.cells(models)]
     if not rows and not figures:
         raise InputError(
@@ -212,16 +176,6 @@ def plan_of(
             "--values: `mft reproduce --list` says what there is"
         )
     return Plan(rows, figures)
-
-
-def _narrowed(
-    figure: FigurePlan, dataset: str | None, values: Collection[float] | None
-) -> FigurePlan:
-    return replace(
-        figure,
-        dataset=dataset or figure.dataset,
-        values=None if values is None else frozenset(values),
-    )
 
 
 def stand_in(rows: Sequence[Published]) -> PaperCell:

@@ -48,7 +48,7 @@ class Protocol:
 
     def tokens_of(self, cell: PaperCell) -> int:
         """The unique tokens that a cell is trained on."""
-        return round(self.train_tokens * (1.0 if cell.data_share is None else cell.data_share))
+        return round(self.train_tokens * cell.knob("data_share"))
 
     def learning_rate_of(self, method: str) -> float:
         """The peak learning rate of one of the paper's methods."""
@@ -98,7 +98,10 @@ PROTOCOLS = {
         # steps move a model, beyond what its scores vary, only at rates above the paper protocol's.
         Protocol(
             "small",
-            *(8_000, 8_000, 300_000, 512),
+            train_tokens=8_000,
+            validation_tokens=8_000,
+            reference_tokens=300_000,
+            sequence_length=512,
             sequences=2,
             steps=16,
             evaluations=2,
@@ -111,7 +114,10 @@ PROTOCOLS = {
         # A model of less than a million parameters that has to learn to write first.
         Protocol(
             "tiny",
-            *(200_000, 8_000, 600_000, 128),
+            train_tokens=200_000,
+            validation_tokens=8_000,
+            reference_tokens=600_000,
+            sequence_length=128,
             sequences=8,
             steps=160,
             evaluations=5,

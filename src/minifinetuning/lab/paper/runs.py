@@ -28,14 +28,7 @@ from minifinetuning.lab.method_run import (
     trained_and_measured,
 )
 from minifinetuning.lab.methods import parsed_methods
-from minifinetuning.lab.paper.cells import (
-    METHODS,
-    USUAL_NEW_DATA_FRACTION,
-    USUAL_RANK,
-    USUAL_TAU,
-    PaperCell,
-    slug,
-)
+from minifinetuning.lab.paper.cells import METHODS, PaperCell, slug
 from minifinetuning.lab.paper.datasets import GENERAL, dataset_named
 from minifinetuning.lab.paper.reproduction import Reproduction
 from minifinetuning.lab.processes import Executor
@@ -239,11 +232,10 @@ class CellTask:
         size, passes = reproduction.batches()
         path = reproduction.result_path(cell)
         folder = path.with_name(f"{WORKING}-{path.stem}")
-        share = cell.new_data_fraction
         training = ComparisonConfig(
             output_dir=str(folder),
-            tau=USUAL_TAU if cell.tau is None else cell.tau,
-            new_data_fraction=USUAL_NEW_DATA_FRACTION if share is None else share,
+            tau=cell.knob("tau"),
+            new_data_fraction=cell.knob("new_data_fraction"),
             ewc_lambda=protocol.ewc_lambda,
             max_steps=protocol.steps,
             # Steps: a share of 1.0 would be taken for every step.
@@ -263,7 +255,7 @@ class CellTask:
                 validation_tokens=str(protocol.validation_tokens),
                 sequence_length=protocol.sequence_length,
             ),
-            USUAL_RANK if cell.rank is None else cell.rank,
+            int(cell.knob("rank")),
             chosen_options(training),
             folder,
         )

@@ -39,26 +39,27 @@ def _extents(
     rows: Sequence[Published], results: Mapping[PaperCell, Mapping[str, Any]]
 ) -> list[str]:
     """Of how much text the figures of each dataset are, a line for each answer that there is."""
-    said = {
+    extents = {
         f"{row.cell.dataset}: {measured_on(results[row.cell])}"
         for row in rows
         if row.cell in results
     }
-    return ["", *sorted(said)] if said else []
+    return ["", *sorted(extents)] if extents else []
 
 
 def _stand_in_note(number: int, rows: Sequence[Published]) -> str:
     """Whose values are beside those of a model or dataset that the table does not have."""
     published = [row for row in published_values() if row.table == number]
     first, own = stand_in(published), rows[0].cell
-    has_model = own.model in {row.cell.model for row in published}
-    has_dataset = own.dataset in {row.cell.dataset for row in published}
-    if has_model and has_dataset:
+    lacking, beside = [], []
+    if own.model not in {row.cell.model for row in published}:
+        lacking.append(own.model)
+        beside.append(first.model)
+    if own.dataset not in {row.cell.dataset for row in published}:
+        lacking.append(own.dataset)
+        beside.append(first.dataset)
+    if not lacking:
         return ""
-    lacking = [
-        name for name, has in ((own.model, has_model), (own.dataset, has_dataset)) if not has
-    ]
-    beside = [first.model] * (not has_model) + [first.dataset] * (not has_dataset)
     return (
         f" The paper has no {' and no '.join(lacking)} here: beside it stand the values of "
         f"{' on '.join(beside)}, for orientation, not as what should come out."
