@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
+from minifinetuning.data import DocumentStream
 from minifinetuning.data.readers.markdown import markdown_text
+from minifinetuning.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,7 @@ from minifinetuning.data.readers.markdown import markdown_text
         ("`![a](data:x)` ![b](data:y)", "`![a](data:x)` b"),
         ("- a <!-- no -->\n- b <!--> c", "- a \n- b  c"),
         ("```html\n<!-- shown -->\n```\n<!-- not -->c", "```html\n<!-- shown -->\n```\nc"),
+        ("a\fb\u2028c\n\n```\n<!-- k -->\n```\n<!-- -->", "a\fb\u2028c\n\n```\n<!-- k -->\n```\n"),
         ("~~~~\n```\n<!-- shown -->\n~~~~\n", "~~~~\n```\n<!-- shown -->\n~~~~\n"),
         ("![The plan](data:image/png;base64,iVBORw0KGgo=) end", "The plan end"),
         ("![alt][1]\n\n[1]: data:image/png;base64,iVBORw0KGgo=\n", "![alt][1]\n\n\n"),
@@ -54,3 +59,24 @@ def test_a_long_text_with_a_comment_takes_little_time():
     assert markdown_text(text + "<!-- no -->" + text) == text + text
     for unclosed in ("a <!-- " * 20_000, "<!-- " * 20_000):
         assert markdown_text(unclosed) == unclosed
+
+
+def texts(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [document.text for document in DocumentStream([str(path)])]
+
+
+def test_a_notebook_is_its_cells_without_output(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "<!-- no -->Text"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": "no"}]},
+        {"cell_type": "raw", "source": []},
+    ]
+    assert texts(tmp_path / "a.ipynb", json.dumps({"cells": cells, "nbformat": 4})) == [
+        "# Title\nText\n\nx = 1"
+    ]
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["y = 2"]}]}]}
+    assert texts(tmp_path / "a.ipynb", json.dumps(old)) == ["y = 2"]
+    for other in ({"a": 1}, [1], {"cells": 3}):
+        with pytest.raises(InputError, match="no notebook"):
+            texts(tmp_path / "a.ipynb", json.dumps(other))

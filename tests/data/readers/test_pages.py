@@ -1,128 +1,202 @@
-import gzip
-import json
-import mailbox
-from email.message import EmailMessage
-
 import pytest
 
-from minifinetuning.data import DocumentStream
-from minifinetuning.errors import InputError
+from minifinetuning.data.readers.pages import visible_text
 
 
-def texts(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [document.text for document in DocumentStream([str(path)])]
+def test_blocks_break_lines_and_inline_tags_do_not():
+    page = "<h1>Title</h1><p>One <b>bold</b>\n  word.</p><ul><li>a<li>b</ul>c<br>d"
+    assert visible_text(page) == "Title\n\nOne bold word.\n\n  • a\n  • b\nc\nd"
 
 
-@pytest.mark.parametrize(
-    "ending", ["text", "markdown", "tex", "rst", "adoc", "org", "py", "c", "R", "sql", "rs"]
-)
-def test_pages_and_source_code_are_text(ending, tmp_path):
-    assert texts(tmp_path / f"a.{ending}", "x = 1\n") == ["x = 1\n"]
-
-
-@pytest.mark.parametrize("ending", ["html", "xhtml"])
-def test_html_is_read_as_visible_text(ending, tmp_path):
-    assert texts(tmp_path / f"a.{ending}", "<script>x</script><p>Hi</p>") == ["Hi"]
-
-
-def test_pages_may_be_packed(tmp_path):
-    assert texts(tmp_path / "a.txt.gz", gzip.compress(b"packed")) == ["packed"]
-    assert texts(tmp_path / "a.csv.gz", gzip.compress(b"id;text\n1;a, b\n")) == ["a, b"]
-
-
-def test_code_that_a_program_wrote_is_unreadable(tmp_path):
-    with pytest.raises(InputError, match=r"a\.js \(code that no person wrote"):
-        texts(tmp_path / "a.js", "var a=1;" * 1000)
-
-
-def test_subtitles_are_what_is_said(tmp_path):
-    content = (
-        "1\n00:00:01,000 --> 00:00:02,500\n<i>Hello</i> there.\n1984\n\n"
-        "2\n00:00:03,000 --> 00:00:04,000 X1:1\n- {\\an8}So.\n"
+def test_head_script_and_style_are_dropped():
+    page = (
+        "<html><head><title>Our rules</title><style>p {}</style><script>var a = '<p>';"
+        "</script></head><body><script>b()</script><p>Read.</p><style>i {}</style></body></html>"
     )
-    assert texts(tmp_path / "a.srt", content) == ["Hello there.\n1984\n- So."]
+    assert visible_text(page) == "Our rules\n\nRead."
 
 
-def test_a_notebook_is_its_cells_without_output(tmp_path):
-    cells = [
-        {"cell_type": "markdown", "source": ["# Title\n", "<!-- no -->Text"]},
-        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": "no"}]},
-        {"cell_type": "raw", "source": []},
-    ]
-    assert texts(tmp_path / "a.ipynb", json.dumps({"cells": cells, "nbformat": 4})) == [
-        "# Title\nText\n\nx = 1"
-    ]
-    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["y = 2"]}]}]}
-    assert texts(tmp_path / "a.ipynb", json.dumps(old)) == ["y = 2"]
-    for other in ({"a": 1}, [1], {"cells": 3}):
-        with pytest.raises(InputError, match="no notebook"):
-            texts(tmp_path / "a.ipynb", json.dumps(other))
+def test_the_title_stands_in_for_a_missing_heading_alone():
+    assert visible_text("<title>T</title><p>Seen") == "T\n\nSeen"
+    assert visible_text("<title>T at home</title><h1>T</h1>") == "T"
+    assert visible_text("<title>T</title><b>T</b>") == "T"
 
 
-def mail(subject, plain=None, html=None):
-    message = EmailMessage()
-    message["Subject"], message["From"], message["X-Secret"] = subject, "a@b.c", "no"
-    if plain is not None:
-        message.set_content(plain)
-    if html is not None:
-        (message.add_alternative if plain else message.set_content)(html, subtype="html")
-    return message
+def test_entities_are_decoded():
+    assert visible_text("<p>a &lt; b &amp; caf&eacute; &#8364;</p>") == "a < b & café €"
 
 
-def test_a_mail_is_its_subject_and_body(tmp_path):
-    both = mail("Grüße", "Guten Tag, Müller", "<p>no</p>")
-    assert texts(tmp_path / "a.eml", bytes(both)) == ["Grüße\n\nGuten Tag, Müller"]
-    html = mail("Hi", html="<p>10<sup>3</sup></p>")
-    assert texts(tmp_path / "b.eml", bytes(html)) == ["Hi\n\n10^3"]
-    foreign = b"Subject: x\nContent-Type: text/plain; charset=klingon\n\ncaf\xe9\n"
-    assert texts(tmp_path / "c.eml", foreign) == ["x\n\ncafé"]
+def test_rows_of_a_table_stay_lines_and_cells_apart():
+    page = "<table><tr><th>k<th>v</tr><tr><td>1</td><td>2</td></tr><tr><td></td><td>3</table>"
+    rows = [line.split("\t\t") for line in visible_text(page).split("\n")]
+    assert rows == [["k", "v"], ["1", "2"], ["", "3"]]
 
 
-def test_a_mailbox_holds_a_document_a_mail(tmp_path):
-    box = mailbox.mbox(tmp_path / "a.mbox")
-    for number in range(3):
-        box.add(mail(f"Mail {number}", "body\n"))
-    box.close()
-    items = [*DocumentStream([str(tmp_path / "a.mbox")])]
-    assert [item.text for item in items] == [f"Mail {n}\n\nbody" for n in range(3)]
-    assert items[2].source == f"{tmp_path / 'a.mbox'}:3"
-
-
-def test_a_mail_in_8_bits_without_a_charset_is_guessed(tmp_path):
-    german = "Subject: Grüße\n\nDas Flüßchen fließt gemächlich.\n".encode("cp1252")
-    assert texts(tmp_path / "a.eml", german) == ["Grüße\n\nDas Flüßchen fließt gemächlich."]
-    latin = b"Subject: x\nContent-Type: text/plain; charset=iso-8859-1\n\n\x93so\x94\n"
-    assert texts(tmp_path / "b.eml", latin) == ["x\n\n“so”"]
-
-
-def test_all_parts_of_a_mail_are_read_and_no_attachment(tmp_path):
-    inner = mail("Forwarded", "Its body.")
-    outer = mail("Subject", "First part.", "<p>no</p>")
-    outer.make_mixed()
-    second = EmailMessage()
-    second.set_content("Second part.")
-    outer.attach(second)
-    outer.add_attachment("no", filename="a.txt")
-    outer.add_attachment(inner)
-    assert texts(tmp_path / "a.eml", bytes(outer)) == [
-        "Subject\n\nFirst part.\n\nSecond part.\n\nForwarded\n\nIts body."
-    ]
+def test_preformatted_text_keeps_its_white_space():
+    assert visible_text("<pre>if x:\n    y</pre>\n  <p> z </p>") == "if x:\n    y\n\nz"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
+    ("markup", "text"),
     [
-        ("a.eml", bytes(range(256)) * 9, "binary"),
-        ("a.eml", b"Just text\nwithout headers.\n", "no mail: it has no headers"),
-        ("a.mbox", b"no mails\n", "no mailbox: no line of it begins with 'From '"),
+        ("10<sup>3</sup>", "10^3"),
+        ("10<sup>-3</sup>", "10^-3"),
+        ("x<sup>n</sup>", "x^n"),
+        ("e<sup>n + 1</sup>", "e^(n + 1)"),
+        ("the 1<sup>st</sup> of", "the 1st of"),
+        ("H<sub>2</sub>O", "H2O"),
+        ("101<sub>2</sub>", "101_2"),
+        ("5<sup><a href='#f1'>1</a></sup>", "5[1]"),
+        ("5<sup><a href='#f1'>[1]</a></sup>", "5[1]"),
+        ("<math><msup><mn>10</mn><mn>3</mn></msup></math>", "10^3"),
+        ("<math><mfrac><mn>1</mn><mn>2</mn></mfrac></math>", "1/2"),
+        (
+            "<math>2<annotation encoding='application/x-tex'>\\sqrt{4}</annotation></math>",
+            "\\sqrt{4}",
+        ),
+        ("<sup>3</sup>He", "^3He"),
+        ("by <sup>14</sup>C", "by ^14C"),
+        ("log<sub>2</sub>8", "log_2 8"),
+        ("x<sub>1</sub>0", "x_1 0"),
+        ("C<sub>6</sub>0", "C_6 0"),
+        ("a<sub>n-1</sub>", "a_(n-1)"),
+        ("Al<sub>2</sub>(SO<sub>4</sub>)<sub>3</sub>", "Al2(SO4)3"),
+        ("SO<sub>4</sub><sup>2-</sup>", "SO4^(2-)"),
+        ("e<sup>x<sup>2</sup></sup>dx", "e^(x^2)dx"),
+        ("2<sup>2n</sup>", "2^(2n)"),
+        ("10<b><sup>3</sup></b>5", "10^3 5"),
+        ("1<sup>1</sup>/<sub>2</sub> cups", "1 1/2 cups"),
+        ("5<sup>1</sup>&frasl;<sub>2</sub>", "5 1/2"),
+        ("2<math><mfrac><mn>1</mn><mn>2</mn></mfrac></math>", "2 1/2"),
+        ("<math><msqrt><mn>2</mn></msqrt></math>", "√2"),
+        ("<math><msqrt><mi>x</mi><mo>+</mo><mn>1</mn></msqrt><mn>2</mn></math>", "√(x+1)2"),
+        ("<math><mroot><mn>8</mn><mn>3</mn></mroot></math>", "8^(1/3)"),
+        (
+            "<math><mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac></math>",
+            "(a+b)/2",
+        ),
+        ("<math><msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup></math>", "x_1^2"),
+        (
+            "<math><munderover><mo>∑</mo><mn>1</mn><mn>10</mn></munderover><mn>5</mn></math>",
+            "∑_1^10 5",
+        ),
+        (
+            "<math><msup><mrow><mo>(</mo><mn>1</mn><mo>+</mo><mi>x</mi><mo>)</mo></mrow>"
+            "<mrow><mn>2</mn><mo>&#x2062;</mo><mi>n</mi></mrow></msup></math>",
+            "(1+x)^(2n)",
+        ),
+        ("<math><msup><mn>2</mn><mi>x</mi></msup><mi>y</mi></math>", "2^x y"),
+        ("<math><mover><mi>x</mi><mo>¯</mo></mover></math>", "x¯"),
+        (
+            "<math><mmultiscripts><mi>C</mi><mprescripts/><mn>6</mn><mn>14</mn></mmultiscripts>"
+            "</math>",
+            "_6^14 C",
+        ),
+        ("<math alttext='{\\displaystyle x^{2}}'><mi>x</mi></math>", "x^{2}"),
+        ("<script type='math/tex'>x^2</script>", "x^2"),
+        ("a<sup></sup>b", "ab"),
     ],
 )
-def test_what_is_no_mail_is_named(name, content, reason, tmp_path):
-    with pytest.raises(InputError, match=rf"{name} \({reason}\)"):
-        texts(tmp_path / name, content)
+def test_no_number_becomes_another(markup, text):
+    assert visible_text(f"<p>{markup}</p>") == text
 
 
-def test_a_mailbox_marks_lines_as_those_that_begin_a_mail(tmp_path):
-    content = "From a@b.c Thu Jan  1 00:00:00 1970\nSubject: x\n\n>From here\n>>From\n>>From x\n"
-    assert texts(tmp_path / "a.mbox", content) == ["x\n\nFrom here\n>>From\n>From x"]
+MATH = (
+    "<math><mi>E</mi><annotation encoding='application/x-tex'>{\\displaystyle E=mc^{2}}"
+    "</annotation></math>"
+)
+PICTURE = "<img class='mwe-math-fallback-image-inline' aria-hidden=true alt='E=mc^{2}'>"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (f"<span><span style='display: none;'>{MATH}</span>{PICTURE}</span>", "E=mc^{2}"),
+        (f"<span>{MATH}{PICTURE}</span>", "E=mc^{2}"),
+        (PICTURE.replace("aria-hidden=true", ""), "E=mc^{2}"),
+        (PICTURE, "E=mc^{2}"),
+        (f"<span hidden>{MATH}</span>", ""),
+    ],
+)
+def test_a_formula_that_is_shown_as_a_picture_is_read_once(markup, text):
+    assert visible_text(f"<p>It is ({markup}) here.</p>") == f"It is ({text}) here."
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "<p hidden>no</p>",
+        "<p style='color: red; display: none'>no</p>",
+        "<p style='DISPLAY:NONE'>no</p>",
+        "<div style='visibility:hidden'><p>no</p></div>",
+        "<p aria-hidden=true>no</p>",
+        "<template>no</template>",
+        "<!-- no -->",
+        "<span class='note sr-only'>no</span>",
+    ],
+)
+def test_what_is_hidden_is_not_read(hidden):
+    assert visible_text(f"<h1>T</h1>{hidden}<p>seen") == "T\n\nseen"
+
+
+LINKS = "".join(f"<a href=/{n}>Chapter {n}</a> " for n in range(6))
+LIST = LINKS.replace("<a", "<li><a")
+TABLE = "".join(f"<tr><td><a href=#{n}>open_file_{n}</a><td>opens</tr>" for n in range(6))
+NAMES = "".join(f"<h2>open_file_{n}</h2>" for n in range(6))
+PAPERS = "".join(f"<li><a href={n}>Smith J. A long title, {n}. Nature 1970</a>" for n in range(6))
+
+
+@pytest.mark.parametrize(
+    "menu",
+    [
+        f"<nav>{LINKS}</nav>",
+        f"<div role=navigation>{LINKS}</div>",
+        f"<div class=left>{LINKS}</div>",
+        f"<div id=site-nav><div><ul>{LIST}</ul></div></div>",
+        f"<ul class=sidebarList>{LIST}</ul>",
+        f"<div><header><ul>{LIST}</ul></header></div>",
+        f"<main><ul>{LIST.replace('Chapter', 'On ')}</ul></main>",
+    ],
+)
+def test_menus_are_left_out(menu):
+    headings = "".join(f"<h2>On {n}</h2>" for n in range(6)) if "<main>" in menu else ""
+    page = f"<h1>T</h1>{menu}<p>Text with <a href=x>a link</a>.</p>{headings}"
+    assert visible_text(page).startswith("T\n\nText with a link.")
+
+
+@pytest.mark.parametrize("menu", [f"<ul>{LIST}</ul>", f"<table><tr><td>{LINKS}</td></tr></table>"])
+def test_a_list_of_links_before_all_headings_is_a_menu(menu):
+    page = f"<body>{menu}<h1>T</h1><p>Text with <a href=x>a link</a>.</p><body><footer>(c)</footer>"
+    assert visible_text(page) == "T\n\nText with a link."
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (f"<h1>Glossary</h1><ul>{LIST}</ul><p>end", "Chapter 5"),
+        (f"<h1>API</h1><table>{TABLE}</table><p>end", "open_file_5"),
+        (f"<h1>API</h1><table>{TABLE}</table>{NAMES}", "opens"),
+        (f"<p>Text.<h2>References</h2><ol>{PAPERS}</ol>", "title, 5"),
+        (f"<body><ol>{PAPERS}</ol><h1>end</h1>", "title, 5"),
+        (f"<main><ul>{LIST}</ul><h1>end</h1></main>", "Chapter 5"),
+        (f"<p>{LINKS.replace('</a> ', '</a>, ')}</p><p>end", "Chapter 5"),
+        (f"<div class=with-sidebar><h1>T</h1><ul>{LIST}</ul><p>{'Text. ' * 40}</div>", "Chapter 5"),
+        (f"<h1>T</h1><ul class=protocol-stock>{LIST}</ul><p>end", "Chapter 5"),
+    ],
+)
+def test_lists_and_tables_of_links_in_the_content_stay(content, kept):
+    assert kept in visible_text(content)
+
+
+def test_a_text_with_links_and_a_page_of_nothing_else_are_read():
+    assert visible_text(f"<p>Read on: {LINKS} as all of it is worth its time, and more than that")
+    assert visible_text(f"<ul>{LINKS}</ul>").split()[:2] == ["Chapter", "0"]
+
+
+def test_a_page_nested_as_no_person_does_it_is_read():
+    page = "<div>" * 5000 + "deep 10<sup>3</sup>" + "</div>" * 5000
+    assert visible_text(page) == "deep 10^3"
+
+
+def test_a_formula_nested_as_no_person_does_it_is_read():
+    assert visible_text("<math>" + "<mrow>" * 3000 + "<mi>x</mi>") == "x"

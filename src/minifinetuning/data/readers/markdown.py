@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def markdown_text(content: str) -> str:
     content = _FRONT_MATTER.sub("", content, count=1)
     if "<!--" not in content and "data:" not in content.casefold():
         return content
-    lines = content.splitlines(keepends=True)
+    # As the parser counts them: a form feed ends none.
+    lines = [*StringIO(content, newline="")]
     shown = []
     for kind, start, end in _parts(content, len(lines)):
         text = "".join(lines[start:end])

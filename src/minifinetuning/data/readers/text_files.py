@@ -30,8 +30,10 @@ _SAMPLE = 1 << 18
 """Bytes, from the first that are no UTF-8 on, by which an encoding is guessed."""
 _WIDEST_CODE = 500
 """Characters a line, on average, above which source code was written by a program."""
-_TIMES = re.compile(r"(?:\d+:)?\d\d:\d\d[,.]\d{1,3}[ \t]+-->[ \t]+.*")
-_STYLE = re.compile(r"</?[ibuc](?:[ .][^>]*)?>|</?font[^>]*>|\{\\[^}]*\}")
+_CUE = re.compile(
+    r"^(?:[ \t]*\d+[ \t]*\n)?(?:\d+:)?\d\d:\d\d[,.]\d{1,3}[ \t]+-->[ \t]+.*", re.MULTILINE
+)
+_STYLE = re.compile(r"</?[ibuc](?:[ .][^>\n]*)?>|</?font[^>\n]*>|\{\\[^}\n]*\}")
 
 Note = Callable[[str], None]
 """Takes what a person must be told of a file, beside its name."""
@@ -61,13 +63,8 @@ def code_page(path: Path, note: Note) -> str:
 
 def subtitles_page(path: Path, note: Note) -> str:
     """The lines of SubRip subtitles without their numbers, times and tags of style."""
-    said = []
-    lines = text_page(path, note).split("\n")
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        is_number = line.strip().isdecimal() and _TIMES.match(after)
-        if line.strip() and not is_number and not _TIMES.match(line):
-            said.append(_STYLE.sub("", line))
-    return "\n".join(said)
+    said = _STYLE.sub("", _CUE.sub("", text_page(path, note)))
+    return "\n".join(line for line in said.split("\n") if line.strip())
 
 
 def text_encoding(path: Path, note: Note, may_declare: bool = False) -> str:
