@@ -13,7 +13,7 @@ from minifinetuning.errors import InputError
 from minifinetuning.lab import compare as comparisons
 from minifinetuning.lab.compare import compare, comparison_rows
 from minifinetuning.lab.processes import in_this_process
-from minifinetuning.training.provenance import commit
+from minifinetuning.training.record import commit
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from minifinetuning.errors import InputError
-from minifinetuning.models.stored_weights import StoredWeights, model_folder
+from minifinetuning.models.stored_weights import StoredWeights, model_folder, stored_dtype
 
 
 @pytest.mark.parametrize(("size", "files"), [("1GB", 1), ("40KB", 4)])
@@ -92,3 +92,14 @@ def test_what_is_no_folder_is_refused(tmp_path):
         model_folder(str(file))
     with pytest.raises(InputError, match="/no/such/model is no model folder"):
         model_folder("/no/such/model")
+
+
+def test_the_dtype_on_disk(saved_model, tmp_path, tiny_model):
+    assert stored_dtype(str(saved_model(torch.bfloat16))) == torch.bfloat16
+    assert stored_dtype("/no/such/model.gguf") is None
+    pickled = tmp_path / "pickled"
+    tiny_model("llama").half().save_pretrained(pickled)
+    (pickled / "model.safetensors").unlink()
+    assert stored_dtype(str(pickled)) == torch.float16
+    (pickled / "config.json").write_text("{}")
+    assert stored_dtype(str(pickled)) is None

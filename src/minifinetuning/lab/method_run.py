@@ -25,7 +25,7 @@ from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.precision import autocast
 from minifinetuning.models.saving import save_model
 from minifinetuning.training.config import ComparisonConfig
-from minifinetuning.training.provenance import MEASURE, commit
+from minifinetuning.training.record import MEASURE, commit
 from minifinetuning.training.run import trained
 from minifinetuning.training.texts import TextNeeds, Texts, read_texts
 from minifinetuning.training.trainer import MFTTrainer

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from minifinetuning.errors import InputError
-from minifinetuning.evaluation.comparison import comparison, measurements
+from minifinetuning.evaluation.comparison import comparison
 from minifinetuning.evaluation.scores import TextScores
 from minifinetuning.files import write_atomically
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.causal import causal_model
 from minifinetuning.models.config import AdapterConfig, ModelConfig
-from minifinetuning.models.loading import HELD_IN, adapter_base, is_adapter, load_model
+from minifinetuning.models.loading import adapter_base, is_adapter, load_model
 from minifinetuning.models.saving import save_model
 from minifinetuning.models.stored_weights import stored_dtype
 from minifinetuning.report import about_unprepared, model_card
 from minifinetuning.training.callbacks import Stopwatch
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.folder import begin_run, published, remove_checkpoints, run_folder
-from minifinetuning.training.provenance import device_name, versions
+from minifinetuning.training.record import run_record
 from minifinetuning.training.resuming import asked_checkpoint
 from minifinetuning.training.selection import within_budget
 from minifinetuning.training.texts import Texts
@@ -32,16 +32,6 @@ from minifinetuning.training.trainer import MFTTrainer
 __all__ = ["adapt", "publish", "rounded", "trained"]
 
 logger = logging.getLogger(__name__)
-
-_EVALUATED = (
-    "specialized_perplexity",
-    "general_perplexity",
-    "specialization",
-    "degeneralization",
-    "ratio",
-    "forward_kl",
-)
-"""What the history says of each evaluation."""
 
 
 def adapt(
@@ -108,54 +98,7 @@ def trained(
     trainer.train(training.resume_from_checkpoint)
     # Trainer turns the cache off for training; the model that people load should generate with it.
     causal_model(trainer.model).config.use_cache = uses_cache
-    return trainer, _metrics(trainer, stopwatch, model, adapter, texts)
-
-
-def _metrics(
-    trainer: MFTTrainer,
-    stopwatch: Stopwatch,
-    model: ModelConfig,
-    adapter: AdapterConfig,
-    texts: Texts,
-) -> dict[str, Any]:
-    """The content of metrics.json."""
-    assert trainer.reference is not None
-    training = trainer.args
-    method = f"{adapter.adapter}+{training.objective}" if adapter.adapter else training.objective
-    configuration = {"model": model.model, "dtype": model.dtype or HELD_IN, **training.summary()}
-    if adapter.adapter:
-        configuration |= {"adapter": adapter.adapter, "rank": adapter.rank}
-    # Of all processes; none in a resumed run that did nothing.
-    tokens = stopwatch.steps * training.sequences_per_step * texts.sequence_length
-    return {
-        "method": method,
-        **comparison(trainer.reference, trainer.kept_scores()),
-        "step": trainer.kept_step,
-        "last_step": trainer.state.global_step,
-        "stopped": trainer.budget.reason,
-        "history": _history(trainer),
-        "data": texts.summary(),
-        "configuration": configuration,
-        "full_configuration": training.to_dict(),
-        "versions": versions(),
-        "device": device_name(training.device),
-        "teacher": None if trainer.cache_plan is None else trainer.cache_plan.summary(),
-        "seed": training.seed,
-        "tokens_per_second": tokens / stopwatch.seconds if tokens else None,
-    }
-
-
-def _history(trainer: MFTTrainer) -> list[dict[str, Any]]:
-    """One entry per evaluation, the reference as step 0."""
-    start = measurements(trainer.reference or {}, trainer.reference)
-    known = {name: start[name] for name in _EVALUATED if name in start and name != "forward_kl"}
-    entries = [{"step": 0} | known]
-    for log in trainer.state.log_history:
-        if "eval_specialization" in log and log["step"] > 0:
-            values = {name: log.get(f"eval_{name}") for name in _EVALUATED}
-            known = {name: value for name, value in values.items() if value is not None}
-            entries.append({"step": log["step"]} | known)
-    return entries
+    return trainer, run_record(trainer, stopwatch, model, adapter, texts)
 
 
 def rounded(trainer: MFTTrainer, metrics: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
@@ -241,11 +184,10 @@ def publish(
         return
     folder = Path(str(trainer.args.output_dir))
     model = trainer.accelerator.unwrap_model(trainer.model)
-    tokenizer: Any = trainer.processing_class
     narrow = metrics["configuration"].get("written_in")
     dtype = None if narrow is None else getattr(torch, narrow)
     with published(folder) as staged:
-        save_model(model, staged, tokenizer, dtype=dtype)
+        save_model(model, staged, trainer.processing_class, dtype=dtype)
         write_atomically(staged / "README.md", card)
         write_atomically(staged / "metrics.json", metrics)
     if not keep_checkpoints:

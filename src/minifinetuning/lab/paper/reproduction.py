@@ -25,7 +25,7 @@ from minifinetuning.lab.paper.samples import LONGEST, PORTION, SEED
 from minifinetuning.models.config import DTYPES, ModelConfig
 from minifinetuning.models.loading import load_tokenizer
 from minifinetuning.options import require_choice
-from minifinetuning.training.provenance import MEASURE
+from minifinetuning.training.record import MEASURE
 
 __all__ = ["Machine", "Reproduction", "requested_reproduction"]
 

@@ -35,7 +35,7 @@ from minifinetuning.lab.processes import Executor
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.training.config import ComparisonConfig
 from minifinetuning.training.folder import report_folder
-from minifinetuning.training.provenance import MEASURE, without_places
+from minifinetuning.training.record import MEASURE, without_places
 from minifinetuning.training.reference import ReferenceConfig, prepare_reference
 
 __all__ = [
