@@ -197,9 +197,10 @@ def arguments(folder, metric="eval_loss", keeps_best=True):
 def test_the_starting_weights_are_the_first_candidate_by_any_metric(tmp_path, metric, value):
     saved = []
     state = TrainerState()
-    start = StartingPoint(saved.append, lambda: {"eval_loss": 12.5, "eval_specialization": 0.0})
+    metrics = {"eval_loss": 12.5, "eval_specialization": 0.0}
+    start = StartingPoint(lambda: saved.append("start"), lambda: metrics)
     start.on_train_begin(arguments(tmp_path, metric), state, TrainerControl())
-    assert saved == [tmp_path / "checkpoint-0"]
+    assert saved == ["start"]
     assert state.best_metric == value
     assert state.best_model_checkpoint == str(tmp_path / "checkpoint-0")
 
@@ -213,7 +214,7 @@ def test_the_starting_weights_are_not_saved_where_they_are_no_candidate(
     saved = []
     state = TrainerState(global_step=step, best_metric=best)
     args = arguments(tmp_path, keeps_best=keeps_best)
-    start = StartingPoint(saved.append, lambda: {"eval_loss": 12.5})
+    start = StartingPoint(lambda: saved.append("start"), lambda: {"eval_loss": 12.5})
     start.on_train_begin(args, state, TrainerControl())
     assert saved == []
     assert state.best_metric == best

@@ -124,7 +124,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_older(
-    folder: Path, limit: int | None, best: str | None, *, has_ended: bool = False
+    folder: Path, limit: int | None, best: Path | None, *, has_ended: bool = False
 ) -> None:
     """Remove the checkpoints in `folder` beyond a `limit` (--save_total_limit); None keeps all.
 
@@ -132,10 +132,10 @@ def remove_older(
     has ended and was to keep one, the best alone.
     """
     if not has_ended:
-        rotate_checkpoints(str(folder), limit, best, use_mtime=True)
-    elif limit == 1 and best:
+        rotate_checkpoints(str(folder), limit, None if best is None else str(best), use_mtime=True)
+    elif limit == 1 and best is not None:
         for path in checkpoints(folder):
-            if path.name != Path(best).name:
+            if path.name != best.name:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, wait_for_everyone
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -85,27 +85,27 @@ class RunCheckpoints:
             (found / FINAL_STATE).unlink(missing_ok=True)
         return found, ended
 
-    def choose_again(self, reference: Mapping[str, TextScores] | None) -> Path | None:
+    def choose_again(self, reference: Mapping[str, TextScores] | None) -> bool:
         """Choose the best step of a resumed run by the budget of today.
 
-        Returns its folder where its weights have to be written again: those of the start, which
-        alone may have gone by now, and which the model still holds.
+        Returns whether its weights have to be written again: those of the start, which alone may
+        have gone by now, and which the model still holds.
         """
-        self.best = None
         by_selection = metric_name(self.args) == SELECTION
         chooses = self.args.load_best_model_at_end and by_selection
+        self.best = None
         if self.resumed is None or reference is None or not chooses:
-            return None
+            return False
         start = reference[SPECIALIZED].perplexity
+        state = self.ended or self.resumed / TRAINER_STATE_NAME
 
         def chosen() -> tuple[tuple[Path, float], bool]:
-            assert self.resumed is not None
-            log = state_in(self.ended or self.resumed / TRAINER_STATE_NAME).get("log_history", [])
+            log = state_in(state).get("log_history", [])
             best = best_step(log, self.folder, start, self.args.max_degeneralization)
             return best, damage(best[0]) is not None
 
         self.best, is_gone = self._said_by_the_first(chosen)
-        return self.best[0] if is_gone else None
+        return bool(is_gone)
 
     def _said_by_the_first(self, decide: Callable[[], Any]) -> Any:
         """What the first process decides, in all of them: the value, or the InputError."""
@@ -133,49 +133,53 @@ class RunCheckpoints:
 
     @contextmanager
     def all_kept(self) -> Iterator[None]:
-        """Trainer removes no checkpoint in this block: `close` and `end` do, once one is whole."""
+        """Trainer removes no checkpoint in this block: `writing` and `end` do."""
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             yield
         finally:
             self.args.save_total_limit = self._limit
 
-    def open(self, folder: Path) -> None:
-        """The checkpoint in `folder` is not whole, until it is closed."""
+    @contextmanager
+    def writing(self, step: int, *, resumable: bool) -> Iterator[Path]:
+        """The folder of a step's checkpoint, to be filled by all processes in this block.
+
+        At its end the checkpoint is whole, and those that it replaces are removed. The starting
+        weights replace none: a run that goes on has yet to read what is there.
+        """
+        assert self._training is not None, "training has begun"
+        folder = checkpoint_folder(self.folder, step)
         if self.args.should_save:
             for name in (MANIFEST, FINAL_STATE):
                 (folder / name).unlink(missing_ok=True)
-
-    def close(self, folder: Path, state: TrainerState, *, resumable: bool) -> None:
-        """The checkpoint in `folder` is whole, and those that it replaces are not kept.
-
-        The starting weights replace none: a run that goes on has yet to read what is there.
-        """
-        if not self.args.should_save:
-            return
-        assert self._training is not None, "training has begun"
-        write_manifest(folder, state.global_step, self._training, resumable=resumable)
-        if folder != checkpoint_folder(self.folder, 0):
-            remove_older(self.folder, self._limit, state.best_model_checkpoint)
+        with self.all_kept():
+            yield folder
+        # Other processes write files of their own.
+        wait_for_everyone()
+        if self.args.should_save:
+            write_manifest(folder, step, self._training, resumable=resumable)
+            if step > 0:
+                remove_older(self.folder, self._limit, best_of(folder))
 
     def end(self, state: TrainerState) -> None:
         """Remove what a finished run does not keep; where that is its last step, note its end."""
-        best = state.best_model_checkpoint
-        if not (self.args.should_save and best):
+        if not (self.args.should_save and state.best_model_checkpoint):
             return
+        best = Path(state.best_model_checkpoint)
         remove_older(self.folder, self._limit, best, has_ended=True)
         is_kept = checkpoint_folder(self.folder, state.global_step).is_dir()
-        if not is_kept and manifest_of(Path(best)) is not None:
-            with replacing(Path(best) / FINAL_STATE) as temporary:
+        if not is_kept and manifest_of(best) is not None:
+            with replacing(best / FINAL_STATE) as temporary:
                 state.save_to_json(str(temporary))
 
     def shared_args(self) -> MFTConfig:
         """The arguments without what lets one into an account: files are passed on to others."""
         shared = copy.copy(self.args)
         shared.save_total_limit = self._limit
-        for name in vars(shared):
-            if name.endswith("_token"):
-                setattr(shared, name, None)
+        secrets = [name for name in vars(shared) if name.endswith("_token")]
+        for name in secrets:
+            setattr(shared, name, None)
+        shared.given = {name: value for name, value in shared.given.items() if name not in secrets}
         return shared
 
 

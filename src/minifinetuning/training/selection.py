@@ -153,12 +153,12 @@ class Budget(TrainerCallback):  # type: ignore[misc]
 class StartingPoint(TrainerCallback):  # type: ignore[misc]
     """Makes step 0 a candidate for the best checkpoint: training that only hurts changes nothing.
 
-    `save` writes the starting weights into a folder, `metrics` gives what an evaluation of them
+    `save` writes the starting weights as a checkpoint, `metrics` gives what an evaluation of them
     would say. A metric without a value there, such as DG/S, makes any later step the better one.
     """
 
     def __init__(
-        self, save: Callable[[Path], None], metrics: Callable[[], Mapping[str, float]]
+        self, save: Callable[[], None], metrics: Callable[[], Mapping[str, float]]
     ) -> None:
         self.save, self.metrics = save, metrics
 
@@ -173,8 +173,7 @@ class StartingPoint(TrainerCallback):  # type: ignore[misc]
                 "run: no step would be measured and kept, lower it"
             )
         require_warm_up_within(args, state.max_steps)
-        folder = checkpoint_folder(Path(str(args.output_dir)), 0)
-        self.save(folder)
+        self.save()
         value = self.metrics().get(metric_name(args), math.nan)
         state.best_metric = None if math.isnan(value) else value
-        state.best_model_checkpoint = str(folder)
+        state.best_model_checkpoint = str(checkpoint_folder(Path(str(args.output_dir)), 0))

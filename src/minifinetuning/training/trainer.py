@@ -41,7 +41,7 @@ from minifinetuning.objectives import rule
 from minifinetuning.teacher import CachePlan
 from minifinetuning.teacher.live import Teacher
 from minifinetuning.training.callbacks import ProgressLine, SamplerEpoch
-from minifinetuning.training.checkpoints import checkpoint_folder, last_complete_checkpoint
+from minifinetuning.training.checkpoints import last_complete_checkpoint
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.ewc import ElasticPenalty, starting_penalty
 from minifinetuning.training.requirements import (
@@ -211,9 +211,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         )
         if self.eval_dataset is not None and self.reference is None:
             self.reference = self.scores()
-        gone = self.checkpoints.choose_again(self.reference)
-        if gone is not None:
-            self._save_start(gone)
+        if self.checkpoints.choose_again(self.reference):
+            self._save_start()
         resumed = self.checkpoints.resumed
         checkpoint = None if resumed is None else str(resumed)
         output = super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -395,21 +394,16 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's, with a manifest, before which no older checkpoint is removed."""
         self._require_finite(float(self._tr_loss))
-        folder = checkpoint_folder(self.checkpoints.folder, self.state.global_step)
-        self.checkpoints.open(folder)
-        with self.checkpoints.all_kept():
+        resumable = not self.args.save_only_model
+        with self.checkpoints.writing(self.state.global_step, resumable=resumable):
             super()._save_checkpoint(model, trial)
-        # Other processes write files of their own.
-        self.accelerator.wait_for_everyone()
-        self.checkpoints.close(folder, self.state, resumable=not self.args.save_only_model)
 
-    def _save_start(self, folder: Path) -> None:
+    def _save_start(self) -> None:
         """Write the starting weights, which the model still holds, as a checkpoint."""
-        self.checkpoints.open(folder)
-        self.save_model(str(folder), _internal_call=True)
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        self.checkpoints.close(folder, self.state, resumable=False)
+        with self.checkpoints.writing(0, resumable=False) as folder:
+            self.save_model(str(folder), _internal_call=True)
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
