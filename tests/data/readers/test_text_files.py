@@ -2,13 +2,19 @@ import gzip
 
 import pytest
 
-from minifinetuning.data import DocumentStream
+from minifinetuning.data import DocumentStream, readers
+from minifinetuning.data.sources import CODE_ENDINGS, PAGE_ENDINGS, TABLE_ENDINGS
 from minifinetuning.errors import InputError
 
 
 def texts(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return [document.text for document in DocumentStream([str(path)])]
+
+
+def test_what_has_a_reader_is_taken_as_a_source():
+    assert set(readers._TABLES) == set(TABLE_ENDINGS)
+    assert set(readers._PAGES) <= set(PAGE_ENDINGS + CODE_ENDINGS)
 
 
 @pytest.mark.parametrize(

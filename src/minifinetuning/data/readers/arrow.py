@@ -46,28 +46,22 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise UnreadableError("damaged Parquet") from None
 
 
-def dataset_table(place: FileOrDataset, text_field: str | None, note: Note) -> Texts:
+def dataset_table(source: FileOrDataset, text_field: str | None, note: Note) -> Texts:
     """The texts of a saved dataset (a folder) or one of the hub (its id).
 
     Of several splits `train` is taken, or all where there is none of that name. Raises InputError
     where the dataset cannot be loaded, or as `text_column`.
     """
-    dataset = _saved_dataset(place) if isinstance(place, Path) else _hub_dataset(place)
+    dataset = _saved_dataset(source) if isinstance(source, Path) else _hub_dataset(source)
     splits = [dataset]
     if isinstance(dataset, dict):
         splits = [dataset["train"]] if "train" in dataset else [*dataset.values()]
         if "train" in dataset and len(dataset) > 1:
             note(f"the split train taken, not {', '.join(n for n in dataset if n != 'train')}")
-    parts = [
-        _column_texts(
-            split.features.arrow_schema,
-            partial(_batches, split),
-            printable(place),
-            text_field,
-            note,
-        )
-        for split in splits
-    ]
+    parts = []
+    for split in splits:
+        schema, batches = split.features.arrow_schema, partial(_batches, split)
+        parts.append(_column_texts(schema, batches, printable(source), text_field, note))
     return lambda: chain.from_iterable(part() for part in parts)
 
 

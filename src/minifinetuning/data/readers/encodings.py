@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 UTF_8 = "utf_8_sig"
 
-_MARKS = (
-    (codecs.BOM_UTF8, UTF_8),
+_MARKS = {
+    UTF_8: (codecs.BOM_UTF8,),
     # The longer ones first: that of UTF-16 is their front.
-    (codecs.BOM_UTF32_LE, "utf_32"),
-    (codecs.BOM_UTF32_BE, "utf_32"),
-    (codecs.BOM_UTF16_LE, "utf_16"),
-    (codecs.BOM_UTF16_BE, "utf_16"),
-)
+    "utf_32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf_16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 _DECLARED = re.compile(
     rb"""<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]+)|<meta\b[^>]*?\bcharset\s*=\s*["']?\s*([\w.:-]+)""",
     re.IGNORECASE,
@@ -115,8 +113,8 @@ class Guess(NamedTuple):
 
 def marked_encoding(front: bytes) -> str | None:
     """The encoding that a file's front says: its mark, or the zero bytes of UTF-16 without one."""
-    for mark, encoding in _MARKS:
-        if front.startswith(mark):
+    for encoding, marks in _MARKS.items():
+        if front.startswith(marks):
             return encoding
     letters = len(front) // 2
     high, low = front[0::2].count(0), front[1::2].count(0)

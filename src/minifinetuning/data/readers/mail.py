@@ -79,8 +79,7 @@ def _said(part: EmailMessage) -> list[str]:
         return next((said for one in plain_first if (said := _said(one))), [])
     if kind not in ("text/plain", "text/html"):
         return []
-    payload = part.get_payload(decode=True)
-    content = payload if isinstance(payload, bytes) else b""
+    content = cast(bytes | None, part.get_payload(decode=True)) or b""
     text = _decoded(content, part.get_content_charset()).replace("\r\n", "\n")
     text = (visible_text(text) if kind == "text/html" else text).strip()
     return [text] if text else []
