@@ -14,6 +14,7 @@ from minifinetuning.files import (
     claimed,
     locked,
     printable,
+    read_json,
     replacing,
     write_atomically,
 )
@@ -91,7 +92,14 @@ def test_text_and_json_end_in_one_line_feed(tmp_path):
     write_atomically(tmp_path / "a.md", "b\n")
     assert (tmp_path / "a.md").read_text() == "b\n"
     write_atomically(tmp_path / "a.json", {"a": [1, None]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+    assert read_json(tmp_path / "a.json") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b""])
+def test_what_is_no_json_reads_as_none(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    for path in (tmp_path / "a.json", tmp_path / "b.json", tmp_path):
+        assert read_json(path) is None
 
 
 def other_process(code, *arguments):
