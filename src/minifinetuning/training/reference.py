@@ -71,8 +71,8 @@ def prepare_reference(
     """
     with run_folder(training, model, text, training):
         # To the trainer it is the specialized text, which it measures the perplexity of.
-        data = DataConfig(**vars(text) | {"data": text.general, "general": None})
-        texts = read_texts(model, data, TextNeeds(training.seed))
+        named = vars(text) | {"data": text.general, "general": None}
+        texts = read_texts(model, DataConfig(**named), TextNeeds(training.seed))
         stop = EarlyStoppingCallback(early_stopping_patience=training.patience)
         trainer, metrics = trained(model, adapter, texts, training, callbacks=[stop])
         if isinstance(trainer.model, PeftModel):
