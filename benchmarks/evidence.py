@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minifinetuning.files import write_atomically
 from minifinetuning.lab.rows import paired_difference
 from minifinetuning.report import comparison_table, difference_table, save_frontier
-from minifinetuning.report.figures import saved_figure
+from minifinetuning.report.pictures import saved_figure
 from minifinetuning.report.tables import markdown_table
 
 if TYPE_CHECKING:

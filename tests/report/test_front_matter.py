@@ -9,8 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from minifinetuning.models.origin import _card_on_hub, is_hub_id, origin
-from minifinetuning.report import model_card, reference_card
-from minifinetuning.report.blend_card import blend_card
+from minifinetuning.report import blend_card, model_card, reference_card
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import HELD_IN
 from minifinetuning.models.precision import autocast as bfloat16_autocast
 from minifinetuning.models.saving import save_model
-from minifinetuning.report import save_frontier
-from minifinetuning.report.blend_card import blend_card
+from minifinetuning.report import blend_card, save_frontier
 from minifinetuning.training.folder import new_folder, published
 from minifinetuning.training.texts import TextNeeds, read_texts
 

@@ -158,7 +158,7 @@ def evaluate(options: Any, data: Any) -> None:
 def blend(options: Any, data: Any) -> None:
     """`mft blend`."""
     from minifinetuning.blending.search import blend_models
-    from minifinetuning.report.blend_card import blend_table
+    from minifinetuning.report import blend_table
 
     metrics = blend_models(
         options.reference,

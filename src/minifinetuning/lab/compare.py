@@ -27,7 +27,7 @@ from minifinetuning.report import (
     save_dynamics,
     save_frontier,
 )
-from minifinetuning.report.ranking import ranked
+from minifinetuning.report.recommendation import ranked
 from minifinetuning.training.config import AUTO, ComparisonConfig
 from minifinetuning.training.folder import report_folder
 from minifinetuning.training.texts import to_standard_error

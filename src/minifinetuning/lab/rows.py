@@ -11,7 +11,7 @@ from minifinetuning.errors import InputError
 from minifinetuning.evaluation.comparison import mean_comparison, mean_difference
 from minifinetuning.evaluation.scores import SPECIALIZED, DocumentEnds, TextScores
 from minifinetuning.metrics import SequenceLosses
-from minifinetuning.report.ranking import Evaluation, contenders
+from minifinetuning.report.recommendation import Evaluation, contenders
 
 __all__ = [
     "evaluation_record",

@@ -3,33 +3,47 @@
 Everything here takes the content of `metrics.json`, a plain dict, and needs no model, no torch.
 """
 
-from minifinetuning.report.comparison_page import comparison_page
-from minifinetuning.report.difference_table import difference_table
-from minifinetuning.report.equal_gain import equal_specialization
-from minifinetuning.report.extent import measured_on, validation_extent
-from minifinetuning.report.method_table import method_table
-from minifinetuning.report.model_card import model_card
-from minifinetuning.report.pictures import save_dynamics, save_frontier
-from minifinetuning.report.recommendation import recommendation
-from minifinetuning.report.reference_card import reference_card
-from minifinetuning.report.tables import Metrics, comparison_table
-from minifinetuning.report.tau_table import tau_table
-from minifinetuning.report.unprepared import about_unprepared, with_unprepared_note
+from minifinetuning.report.cards import blend_card, blend_table, model_card, reference_card
+from minifinetuning.report.page import comparison_page
+from minifinetuning.report.pictures import save_dynamics, save_frontier, saved_figure
+from minifinetuning.report.recommendation import ranked, recommendation
+from minifinetuning.report.sentences import (
+    Metrics,
+    about_unprepared,
+    equal_specialization,
+    learning_rate,
+    measured_on,
+    validation_extent,
+    with_unprepared_note,
+)
+from minifinetuning.report.tables import (
+    comparison_table,
+    difference_table,
+    markdown_table,
+    method_table,
+    tau_table,
+)
 
 __all__ = [
     "Metrics",
     "about_unprepared",
+    "blend_card",
+    "blend_table",
     "comparison_page",
     "comparison_table",
     "difference_table",
     "equal_specialization",
+    "learning_rate",
+    "markdown_table",
     "measured_on",
     "method_table",
     "model_card",
+    "ranked",
     "recommendation",
     "reference_card",
     "save_dynamics",
     "save_frontier",
+    "saved_figure",
     "tau_table",
     "validation_extent",
     "with_unprepared_note",

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
-from minifinetuning.report.tables import Metrics
+from minifinetuning.report.sentences import Metrics
 
 __all__ = ["LineStyle", "line_styles"]
 
 # Okabe and Ito's colours, then those farthest from them for readers of any colour vision.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _FIXED_COLOURS = {"mft": _BLUE, "minifinetuning": _BLUE, "ft": _ORANGE, "finetuning": _ORANGE}
-_OTHER_COLOURS = (
-    *("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d"),
-    *("#8a3ffc", "#72561d", "#47008f", "#3f6183", "#87c07c", "#c9b655"),
-)
+_OKABE_ITO = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_FARTHEST = ("#4d4d4d", "#8a3ffc", "#72561d", "#47008f", "#3f6183", "#87c07c", "#c9b655")
+_OTHER_COLOURS = _OKABE_ITO + _FARTHEST
 
 _Look = tuple[str, tuple[float, ...]]
 _FIXED_FAMILIES: dict[str, _Look] = {

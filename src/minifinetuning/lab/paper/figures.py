@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from minifinetuning.lab.paper.cells import PaperCell, published_values
 from minifinetuning.lab.paper.plan import DATA_SHARES, FigurePlan, Line
 from minifinetuning.lab.paper.protocol import Protocol
-from minifinetuning.report.figures import saved_figure
+from minifinetuning.report.pictures import saved_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from minifinetuning.errors import InputError
 from minifinetuning.lab.paper.cells import METHODS, PaperCell
 from minifinetuning.models.config import AdapterConfig
-from minifinetuning.report.method_table import learning_rate
+from minifinetuning.report import learning_rate
 
 __all__ = ["PAPER", "PROTOCOLS", "Protocol", "protocol_named"]
 

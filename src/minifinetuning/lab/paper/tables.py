@@ -9,7 +9,7 @@ from minifinetuning.lab.paper.cells import PaperCell, Published, published_value
 from minifinetuning.lab.paper.figures import models_drawn, save_paper_figure
 from minifinetuning.lab.paper.plan import stand_in
 from minifinetuning.lab.paper.reproduction import Reproduction
-from minifinetuning.report.extent import measured_on
+from minifinetuning.report.sentences import measured_on
 from minifinetuning.report.tables import markdown_table
 
 __all__ = ["table_reports", "write_paper_report"]
