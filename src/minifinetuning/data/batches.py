@@ -10,27 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 from minifinetuning.data.sequences import (
     DOCUMENT_COLUMN,
     END_COLUMN,
-    LABEL_MASKS,
     REPLAY_COLUMN,
     TEACHER_COLUMN,
-    Sequences,
     normalized,
 )
 from minifinetuning.errors import InputError
-
-__all__ = [
-    "DOCUMENT_COLUMN",
-    "END_COLUMN",
-    "LABEL_MASKS",
-    "REPLAY_COLUMN",
-    "TEACHER_COLUMN",
-    "ForeignCollator",
-    "Sequences",
-    "collate",
-    "model_inputs",
-    "normalized",
-    "of_predictions",
-]
 
 _FILLERS = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 

@@ -100,16 +100,11 @@ def supported_ending(name: str) -> str | None:
     return None
 
 
-def is_table(file: FileOrDataset) -> bool:
-    """Whether it holds many texts, row by row."""
-    if isinstance(file, str) or file.is_dir():
-        return True
-    return supported_ending(file.name) in TABLE_ENDINGS
-
-
 def has_columns(file: FileOrDataset) -> bool:
     """Whether it is a table or a dataset, of which one column or list is the text."""
-    return is_table(file) and (isinstance(file, str) or supported_ending(file.name) != ".mbox")
+    if isinstance(file, str) or file.is_dir():
+        return True
+    return supported_ending(file.name) in TABLE_ENDINGS and file.suffix.lower() != ".mbox"
 
 
 def ending(name: str) -> str:

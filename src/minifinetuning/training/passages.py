@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy
 
 from minifinetuning.data import CorpusSummary
-from minifinetuning.data.batches import Sequences
 from minifinetuning.data.overlap import RUN, trained_runs
 from minifinetuning.data.packing import PackedSequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 
 __all__ = ["note_trained_runs"]

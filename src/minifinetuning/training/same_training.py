@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from minifinetuning.data.batches import normalized
+from minifinetuning.data.sequences import normalized
 from minifinetuning.errors import InputError
 from minifinetuning.models.identity import bytes_of, sampled_weights_identity, spread
 from minifinetuning.training.checkpoints import manifest_of

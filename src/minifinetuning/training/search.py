@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from minifinetuning.data.batches import Sequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.comparison import comparison
 from minifinetuning.evaluation.scores import TextScores, scores_by_text

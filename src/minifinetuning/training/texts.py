@@ -17,9 +17,8 @@ from minifinetuning.data import (
     HeldOut,
     corpus_from_sources,
 )
-from minifinetuning.data.batches import Sequences
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, DataConfig
-from minifinetuning.data.sequences import predicts_text, require_embeddings
+from minifinetuning.data.sequences import Sequences, predicts_text, require_embeddings
 from minifinetuning.data.sources import Sources, has_columns
 from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError

@@ -23,14 +23,9 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
-from minifinetuning.data.batches import (
-    REPLAY_COLUMN,
-    ForeignCollator,
-    collate,
-    model_inputs,
-)
+from minifinetuning.data.batches import ForeignCollator, collate, model_inputs
 from minifinetuning.data.mixing import MixedOrder, MixedSequences
-from minifinetuning.data.sequences import Sequences
+from minifinetuning.data.sequences import REPLAY_COLUMN, Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.evaluation.comparison import measurements
 from minifinetuning.evaluation.scores import TextScores, scores_by_text
