@@ -18,7 +18,7 @@ from minifinetuning.cli.parsing import parsed
 from minifinetuning.data import read_corpus
 from minifinetuning.lab.compare import compare, comparison_plan
 from minifinetuning.lab.processes import in_this_process
-from minifinetuning.models.stored_weights import stored_dtype
+from minifinetuning.models.weights import stored_dtype
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from minifinetuning.models.adapters import adapter_config
-from minifinetuning.models.identity import weights_identity
+from minifinetuning.models.weights import weights_identity
 from minifinetuning.teacher.contents import Fingerprint, text_identity
 
 FINGERPRINT = Fingerprint("hidden", "text", "weights", "float32", "float32 weights")

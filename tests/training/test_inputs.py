@@ -9,6 +9,7 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 
 from minifinetuning.data.mixing import MixedOrder
 from minifinetuning.errors import InputError, TrainingDivergedError
+from minifinetuning.models.causal import embedding_rows
 from minifinetuning.training.trainer import MFTTrainer
 
 
@@ -214,3 +215,13 @@ def test_a_loss_that_is_not_finite_names_a_narrow_dtype(tiny_model, training_arg
     trainer.model.half()
     with pytest.raises(TrainingDivergedError, match="--dtype float32"):
         trainer._require_finite(math.nan)
+
+
+def test_a_trainer_refuses_ids_that_the_model_lacks(tiny_model, training_arguments):
+    model = tiny_model("llama")
+    assert embedding_rows(model) == 320
+    rows = [{"input_ids": [1, 2, 320]}]
+    with pytest.raises(InputError, match="train_dataset needs the token id 320"):
+        MFTTrainer(model, training_arguments(), train_dataset=rows)
+    with pytest.raises(InputError, match=r'eval_dataset\["specialized"\] needs the token id 320'):
+        MFTTrainer(model, training_arguments(), eval_dataset=rows)

@@ -14,7 +14,7 @@ from minifinetuning.blending.weights import held_and_written, interpolated
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_model
-from minifinetuning.models.stored_weights import StoredWeights
+from minifinetuning.models.weights import StoredWeights
 
 __all__ = ["AdapterBlend", "ScalableAdapter"]
 

@@ -19,7 +19,7 @@ from minifinetuning.blending.weights import (
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import is_adapter
-from minifinetuning.models.stored_weights import model_folder
+from minifinetuning.models.weights import model_folder
 
 __all__ = ["Blend", "open_blend"]
 

@@ -20,7 +20,7 @@ from minifinetuning.models.loading import (
     load_tokenizer,
     own_tokenizer,
 )
-from minifinetuning.models.stored_weights import StoredWeights
+from minifinetuning.models.weights import StoredWeights
 
 __all__ = [
     "WeightBlend",

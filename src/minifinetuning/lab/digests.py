@@ -14,8 +14,8 @@ from minifinetuning.data.cache import file_states
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.config import ModelConfig
-from minifinetuning.models.identity import weights_identity
 from minifinetuning.models.loading import is_adapter, load_model
+from minifinetuning.models.weights import weights_identity
 from minifinetuning.teacher.contents import text_identity
 from minifinetuning.training.texts import Texts
 

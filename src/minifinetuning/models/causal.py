@@ -15,6 +15,7 @@ from minifinetuning.ops import Head
 __all__ = [
     "causal_model",
     "check_halves",
+    "embedding_rows",
     "evaluating",
     "freeze_head",
     "hidden_states",
@@ -70,6 +71,13 @@ def output_head(model: PreTrainedModel | PeftModel) -> Head:
         scale=float(scale),
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def embedding_rows(model: nn.Module) -> int:
+    """The number of token ids that the model knows; 0 where its weights are not all here."""
+    known: Any = model
+    weight: Tensor = known.get_input_embeddings().weight
+    return len(weight) if weight.dim() > 1 else 0
 
 
 def freeze_head(model: PreTrainedModel | PeftModel) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from minifinetuning.data.sequences import Sequences, normalized
-from minifinetuning.models.identity import bytes_of
+from minifinetuning.models.weights import bytes_of
 
 __all__ = ["Column", "Contents", "Fingerprint", "TextIdentity", "format_bytes", "text_identity"]
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.models.causal import causal_model, output_head
-from minifinetuning.models.identity import weights_identity
+from minifinetuning.models.weights import weights_identity
 from minifinetuning.ops import Head
 from minifinetuning.teacher.columns import EXPECTED, HIDDEN, columns
 from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes, text_identity

@@ -25,9 +25,8 @@ from minifinetuning.data.sequences import END_COLUMN, require_embeddings
 from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError
 from minifinetuning.files import replacing
-from minifinetuning.models.causal import causal_model, evaluating, output_head
-from minifinetuning.models.identity import weights_identity
-from minifinetuning.models.vocabulary import embedding_rows
+from minifinetuning.models.causal import causal_model, embedding_rows, evaluating, output_head
+from minifinetuning.models.weights import weights_identity
 
 __all__ = ["SelfWritten", "self_written", "start_token_id"]
 

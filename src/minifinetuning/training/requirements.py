@@ -16,9 +16,8 @@ from minifinetuning.data.sequences import (
 )
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
-from minifinetuning.models.causal import check_halves
+from minifinetuning.models.causal import check_halves, embedding_rows
 from minifinetuning.models.loading import limit_of, load_model, load_tokenizer
-from minifinetuning.models.vocabulary import embedding_rows
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.selection import metric_name
 

@@ -18,7 +18,7 @@ from minifinetuning.models.causal import causal_model
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import adapter_base, is_adapter, load_model
 from minifinetuning.models.saving import save_model
-from minifinetuning.models.stored_weights import stored_dtype
+from minifinetuning.models.weights import stored_dtype
 from minifinetuning.report import about_unprepared, model_card
 from minifinetuning.training.callbacks import Stopwatch
 from minifinetuning.training.config import MFTConfig

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
-from minifinetuning.models.identity import sampled_weights_identity
+from minifinetuning.models.weights import sampled_weights_identity
 from minifinetuning.teacher import (
     Autocast,
     CachePlan,

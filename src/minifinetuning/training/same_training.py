@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from minifinetuning.data.sequences import normalized
 from minifinetuning.errors import InputError
-from minifinetuning.models.identity import bytes_of, sampled_weights_identity, spread
+from minifinetuning.models.weights import bytes_of, sampled_weights_identity, spread
 from minifinetuning.training.checkpoints import manifest_of
 from minifinetuning.training.config import AUTO, MFTConfig
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from minifinetuning.errors import InputError
-from minifinetuning.models.stored_weights import StoredWeights, model_folder, stored_dtype
+from minifinetuning.models.weights import StoredWeights, model_folder, stored_dtype
 
 
 @pytest.mark.parametrize(("size", "files"), [("1GB", 1), ("40KB", 4)])
