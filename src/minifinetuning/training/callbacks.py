@@ -1,4 +1,4 @@
-"""What watches a run from beside: its speed, its sampler's epoch, its progress line."""
+"""Callbacks of a run: the time that steps take, the sampler's epoch, the progress line."""
 
 import math
 import time

@@ -82,18 +82,18 @@ def metrics_of_evaluations(texts: Collection[str], *, with_kl: bool = True) -> l
 
 def _require_metric(args: MFTConfig, texts: list[str]) -> None:
     """Raise InputError where --metric_for_best_model is nothing that an evaluation says."""
-    known = metrics_of_evaluations(texts, with_kl=args.watches_forgetting)
     name = metric_name(args)
+    known = metrics_of_evaluations(texts, with_kl=args.watches_forgetting)
     if name in known:
         return
-    said = f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run"
-    if name in metrics_of_evaluations([SPECIALIZED]) and GENERAL in texts:
-        raise InputError(f"{said}, which has general text: leave --general out, or choose another")
-    if name in metrics_of_evaluations([SPECIALIZED, GENERAL]) and GENERAL not in texts:
-        raise InputError(
-            f"{said}, which has none: give general text as --general, or choose another"
-        )
-    raise InputError(f"{said}{did_you_mean(name, known)}")
+    problem = did_you_mean(name, known)
+    if GENERAL in texts and name in metrics_of_evaluations([SPECIALIZED]):
+        problem = ", which has general text: leave --general out, or choose another"
+    elif GENERAL not in texts and name in metrics_of_evaluations([SPECIALIZED, GENERAL]):
+        problem = ", which has none: give general text as --general, or choose another"
+    raise InputError(
+        f"--metric_for_best_model {args.metric_for_best_model} is no metric of this run{problem}"
+    )
 
 
 def _require_fisher(args: MFTConfig, text: object | None) -> None:

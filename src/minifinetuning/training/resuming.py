@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and what its trainer keeps of them."""
+"""Resume a run: find the checkpoint to go on from, and keep the run's own checkpoints."""
 
 import copy
 import logging
@@ -71,7 +71,7 @@ class RunCheckpoints:
         another training.
         """
         self._training = self._training or training_record(self.args, model, texts)
-        self.resumed, self.ended = self._said_by_the_first(lambda: self._found(asked))
+        self.resumed, self.ended = self._as_the_first_decides(lambda: self._found(asked))
 
     def _found(self, asked: str | bool | None) -> tuple[Path | None, Path | None]:
         found = checkpoint_to_resume(asked_checkpoint(asked), self.folder, self.args)
@@ -104,18 +104,18 @@ class RunCheckpoints:
             best = best_step(log, self.folder, start, self.args.max_degeneralization)
             return best, damage(best[0]) is not None
 
-        self.best, is_gone = self._said_by_the_first(chosen)
+        self.best, is_gone = self._as_the_first_decides(chosen)
         return bool(is_gone)
 
-    def _said_by_the_first(self, decide: Callable[[], Any]) -> Any:
-        """What the first process decides, in all of them: the value, or the InputError."""
-        said: list[Any] = [None, None]
+    def _as_the_first_decides(self, decide: Callable[[], Any]) -> Any:
+        """What `decide` gives in the first process, in all of them; or the InputError it raises."""
+        outcome: list[Any] = [None, None]
         if self.args.process_index == 0:
             try:
-                said[0] = decide()
+                outcome[0] = decide()
             except InputError as error:
-                said[1] = str(error)
-        value, refusal = broadcast_object_list(said)
+                outcome[1] = str(error)
+        value, refusal = broadcast_object_list(outcome)
         if refusal is not None:
             raise InputError(refusal)
         return value
@@ -225,9 +225,9 @@ def checkpoint_to_resume(
         passed_over.append(f"{folder} holds no later checkpoint: training begins anew")
         _warn(passed_over if thoroughly else [])
         return None
-    said = f" ({'; '.join(passed_over)})" if passed_over else ""
+    reasons = f" ({'; '.join(passed_over)})" if passed_over else ""
     raise InputError(
-        f"--output_dir {folder} holds no whole checkpoint to resume from{said}: leave "
+        f"--output_dir {folder} holds no whole checkpoint to resume from{reasons}: leave "
         "--resume_from_checkpoint out"
         + (" and pass --overwrite_output_dir to train from the start" if passed_over else "")
     )

@@ -1,4 +1,4 @@
-"""The teacher of one run: what cannot be is refused at once, all work waits until it is asked."""
+"""The teacher of one run: checked when the trainer is made, computed when the run begins."""
 
 import logging
 import math

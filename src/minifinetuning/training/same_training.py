@@ -1,4 +1,4 @@
-"""Whether two runs are of the same training: what a checkpoint was written by, and what differs."""
+"""Compare a run with the one that wrote a checkpoint: options, texts, model and adapter."""
 
 import hashlib
 import json
@@ -189,5 +189,5 @@ def _other_adapter(known: Mapping[str, Any] | None, now: Mapping[str, Any] | Non
     if known is None or now is None:
         return [f"there was {'no' if known is None else 'an'} adapter (--adapter)"]
     names = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
-    said = ", ".join(f"{name} was {known.get(name)} and is {now.get(name)}" for name in names)
-    return [f"the adapter is another (--adapter, --rank: {said})"]
+    changes = ", ".join(f"{name} was {known.get(name)} and is {now.get(name)}" for name in names)
+    return [f"the adapter is another (--adapter, --rank: {changes})"]
