@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from minifinetuning.data.packing import PackedSequences
 from minifinetuning.data.repeated_lines import DOCUMENTS as REPEATED
-from minifinetuning.data.sources import counted, listed
+from minifinetuning.data.sources import listed
 from minifinetuning.data.splits import NOTHING, HeldOut
 from minifinetuning.files import printable
 
@@ -162,3 +162,10 @@ class Corpus:
     validation: PackedSequences
     summary: CorpusSummary
     held_out: HeldOut = NOTHING
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 document`, `2,000 documents`, `2 copies`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"

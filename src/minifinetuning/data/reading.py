@@ -9,11 +9,10 @@ from tqdm import tqdm
 
 from minifinetuning.data.cache import cached_corpus
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, TextConfig
-from minifinetuning.data.corpus import Corpus, CorpusSummary
+from minifinetuning.data.corpus import Corpus, CorpusSummary, counted
 from minifinetuning.data.documents import DocumentStream
 from minifinetuning.data.packing import Marks, PackedSequences, pack_documents
 from minifinetuning.data.repeated_lines import RepeatedLines, WithoutRepeatedLines
-from minifinetuning.data.sources import counted
 from minifinetuning.data.splits import NOTHING, HeldOut, Split, total_tokens
 from minifinetuning.data.streaming import split_stream
 from minifinetuning.data.tokenizers import closing_token_id, opening_token_ids

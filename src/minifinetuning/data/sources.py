@@ -116,13 +116,6 @@ def ending(name: str) -> str:
     return found[0].lower() if packed else os.path.splitext(name)[1].lower()
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 document`, `2,000 documents`, `2 copies`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
-
-
 def listed(counts: Counter[str] | dict[str, int]) -> str:
     """Counts by name as a person reads them: "12 .pdf, 3 .docx", the most first."""
     return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common())

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from minifinetuning.data.sources import counted
+from minifinetuning.data.corpus import counted
 from minifinetuning.models.origin import is_hub_id
 
 __all__ = [
