@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ reproduce: reproduce --list
 reproduce: REPRODUCE --dry_run
 reproduce: REPRODUCE --model tiny --method MFT
 reproduce: REPRODUCE --model tiny --method MFT --dry_run
-demo: demo --model ../model --data ../data --steps 4 --output_dir run
 refusals: trian
 refusals: train
 refusals: TRAIN --magic 1
@@ -100,8 +99,9 @@ refusals: TRAIN --sequence_length 4096
 refusals: TRAIN --teacher_cache expected
 refusals: COMPARE --methods ft,magic
 refusals: reproduce
+refusals: demo --steps 2
 """
-"""A chain a name: its commands run one after another in one folder."""
+"""A chain a name: its commands run one after another in one folder. `demo` fetches its texts."""
 
 
 CHAINS: dict[str, list[str]] = {}
@@ -223,11 +223,12 @@ def written(root: Path, folder: Path) -> Iterator[tuple[str, Any]]:
 
 LONG_DIGEST = re.compile(r"(?<=corpus-)[0-9a-f]{64}|(?<=contents/)[0-9a-f]{32}")
 DROPPED = re.compile(
-    "versions|commit|device|modified|size|sha256|.*(seconds|runtime|per_second|memory_bytes)"
+    "versions|commit|device|modified|size|sha256|.*(seconds|runtime|per_second|memory_bytes)|"
+    r"(trainer_state\.json|training_args\.bin)"
 )
-"""Keys of what no two runs share."""
+"""Keys of what no two runs share: of these files a checkpoint's list holds sizes and checksums."""
 MACHINE = {"tokens/s", "memory GiB"}
-PROGRESS = re.compile(r"(.*?):? *(\d+%\||\d+ ?\w+ \[).*")
+PROGRESS = re.compile(r"(.*?):? *(\d+%\||\d+ ?[a-z]+ \[\d\d:).*")
 PACKAGES = "device|python|minifinetuning|torch|transformers|peft|accelerate|datasets"
 NOT_SHARED = (
     (re.compile(rf"^\| ({PACKAGES}) .*"), ""),
@@ -300,12 +301,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place).resolve()
         make_inputs(root)
+        found: dict[str, Any] = {}
         with ThreadPoolExecutor(options.processes) as pool:
-            results = pool.map(lambda name: run_chain(root, name), names)
-            found = dict(zip(names, results, strict=True))
-    text = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
-    options.output.write_text(text + "\n", encoding="utf-8")
-    found = json.loads(text)
+            running = {pool.submit(run_chain, root, name): name for name in names}
+            for chain in as_completed(running):
+                found[running[chain]] = chain.result()
+                # Whatever ends this run early, what was seen is there.
+                text = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
+                options.output.write_text(text + "\n", encoding="utf-8")
     if options.against is None:
         return 0
     before = json.loads(options.against.read_text(encoding="utf-8"))
