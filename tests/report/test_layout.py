@@ -65,6 +65,8 @@ def test_a_narrowed_axis_is_linear_near_zero_and_logarithmic_far_above():
         (-1, 11.3, 0.1, [0, 2, 4, 6, 8, 10]),
         (-0.4, 0.4, 0.25, [-0.4, -0.2, 0, 0.2, 0.4]),
         (0, 120_000, 0.2, [0, 50_000, 100_000]),
+        (-1e12, 0, 0.4, [-1e12, -5e11, 0]),
+        (0, 2e-5, 0.4, [0, 1e-5, 2e-5]),
     ],
 )
 def test_ticks_of_a_linear_axis_are_multiples_of_one_two_or_five(low, high, spacing, ticks):
@@ -133,6 +135,13 @@ def test_a_label_stays_within_its_frame():
 
     assert box.right <= 120
     assert box.top <= 105
+
+
+def test_a_line_of_any_length_is_avoided():
+    labels = Labels(unit=1)
+    labels.avoid_line([(100, 100), (1e15, 100)])
+
+    assert boxes(labels, (100, 100)) != [None]
 
 
 def test_an_optional_label_without_room_is_left_out():

@@ -24,8 +24,8 @@ __all__ = ["Chart", "charts_of"]
 
 # A chart is as wide as its reader's screen, so all in it stands at percents of its width and
 # height. Ticks and names need room in pixels: they are laid out once for each of these sizes.
-_SIZES = {"wide": (900.0, 386.0), "narrow": (290.0, 226.0)}
-_TICK_WIDTH, _TICK_HEIGHT = 56, 28
+_SIZES = {"wide": (700.0, 346.0), "narrow": (290.0, 226.0)}
+_TICK_WIDTH, _TICK_HEIGHT = 44, 28
 _LETTER_WIDTH, _LETTER_HEIGHT = 6.2, 13.0  # about, as no reader's letters are known here
 _STAR = 6  # from its middle to its edge
 
@@ -96,6 +96,8 @@ class Chart:
                 labels.avoid_line([pixel(point) for point in drawn])
         if name := self.budget_name():
             words, start, placement = name
+            end = (start[0], self.y.low) if self.is_frontier else (self.x.high, start[1])
+            labels.avoid_line([pixel(start), pixel(end)])
             labels.avoid_box(placement.box(pixel(start), extent(words), unit=1))
         places = {
             line.name: labels.place(pixel(line.kept), extent(line.name), optional=crowded)

@@ -58,15 +58,18 @@ class Axis:
 
     def ticks(self, spacing: float) -> list[float]:
         """Round values in order, each farther than `spacing` from the next; zero if it is shown."""
-        digits = [digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5)]
         if self.width is None:
-            size = next(size for size in digits if size >= spacing * (self.high - self.low))
+            least = spacing * (self.high - self.low)
+            power = 10.0 ** math.floor(math.log10(least))
+            size = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= least)
             numbers = range(math.ceil(self.low / size), math.floor(self.high / size) + 1)
-            return [round(number * size, 3) for number in numbers]
+            return [float(f"{number * size:.12g}") for number in numbers]
         ticks = [0.0]
         for sign in (1, -1):
             last = 0.0
-            for tick in (sign * digit for digit in digits):
+            for tick in (
+                sign * digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5)
+            ):
                 if abs(self.place(tick) - self.place(last)) >= spacing and self.shows(tick):
                     ticks.append(tick)
                     last = tick
@@ -200,6 +203,7 @@ _FAR = [
     Placement((9, -20), "left", "center"),
 ]
 _SPACING = 4  # pixels between the points that stand for a line
+_MOST_POINTS = 2000  # of one stretch: a run that diverges leaves the picture by millions of pixels
 _PADDING = 2  # pixels around a text that a line should not cross
 _TEXT_COST = 100  # to lie on another text is as bad as to lie on this many points of lines
 
@@ -219,7 +223,7 @@ class Labels:
     def avoid_line(self, corners: Sequence[Point]) -> None:
         """Keep later texts off the line through these points."""
         for (x, y), (next_x, next_y) in pairwise(corners):
-            count = int(math.hypot(next_x - x, next_y - y) / _SPACING) + 1
+            count = min(int(math.hypot(next_x - x, next_y - y) / _SPACING) + 1, _MOST_POINTS)
             for index in range(count + 1):
                 share = index / count
                 self._points.append((x + share * (next_x - x), y + share * (next_y - y)))
