@@ -5,16 +5,7 @@ from typing import Any, ClassVar
 
 from minifinetuning.options import option
 
-__all__ = [
-    "IGNORED",
-    "RARE",
-    "BlendOptions",
-    "ComparisonOptions",
-    "DemoOptions",
-    "EvaluationOptions",
-    "ReproductionOptions",
-    "option_types",
-]
+__all__ = ["IGNORED", "RARE", "option_types"]
 
 Numbers = list[float]
 """By this name where a field called `list` hides the type's own."""

@@ -15,6 +15,7 @@ from minifinetuning.cli.values import file_values, set_converter
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.options import require_ranges
 from minifinetuning.training.config import MFTConfig
+from minifinetuning.training.outputs import require_apart
 
 __all__ = ["parsed", "parser_of"]
 
@@ -29,9 +30,10 @@ def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
     """
     parser = parser_of(verb)
     given: dict[str, Any] = {}
+    file = None
     if arguments and arguments[0].endswith((".yaml", ".yml")):
-        given = file_values(Path(arguments[0]), parser.actions, parser.may_be_empty)
-        arguments = arguments[1:]
+        file, arguments = Path(arguments[0]), arguments[1:]
+        given = file_values(file, parser.actions, parser.may_be_empty)
     words = parser.given(arguments, already=given)
     given |= words
     for name, reason in IGNORED.get(verb, {}).items():
@@ -39,6 +41,9 @@ def parsed(verb: str, arguments: list[str]) -> tuple[Any, ...]:
             raise InputError(f"--{name} means nothing to mft {verb}: {reason}")
     options = tuple(_filled(kind, given) for kind in option_types(verb))
     require_used(options, given, words)
+    folder = next((one.output_dir for one in options if hasattr(one, "output_dir")), None)
+    if file is not None and folder is not None:
+        require_apart(Path(folder), file)
     return options
 
 

@@ -53,7 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
         from minifinetuning.cli.parsing import parsed
 
         options = parsed(verb, words)
-        _require_apart_from_file(words, options)
         _VERBS[verb](*options)
         _leave_other_processes()
     except (InputError, TrainingDivergedError) as error:
@@ -240,18 +239,13 @@ _VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-_KEPT = {
-    "cache": "the same command goes on with what is missing of the cache",
-    "compare": "the same command goes on with the cells that are not done in {folder}",
-    "reproduce": "the same command goes on with the cells that are not done in {folder}",
-}
-
-
 def how_to_go_on(verb: str, options: tuple[Any, ...]) -> str:
     """One line; `options` are the dataclasses of the verb, none where they were not read yet."""
     folder = next((Path(str(o.output_dir)) for o in options if hasattr(o, "output_dir")), None)
-    if verb in _KEPT and options:
-        return _KEPT[verb].format(folder=folder)
+    if verb == "cache" and options:
+        return "the same command goes on with what is missing of the cache"
+    if verb in ("compare", "reproduce") and options:
+        return f"the same command goes on with the cells that are not done in {folder}"
     if verb in ("train", "prepare-reference") and folder is not None:
         return _of_run(folder)
     return "nothing is kept, the same command starts again"
@@ -278,15 +272,6 @@ def _set_up_process() -> None:
     print_any_name()
     use_machine_well()
     quieten_libraries()
-
-
-def _require_apart_from_file(words: list[str], options: tuple[Any, ...]) -> None:
-    """No verb writes where the file of its options lies."""
-    from minifinetuning.training.outputs import require_apart
-
-    for each in options if words and words[0].endswith((".yaml", ".yml")) else ():
-        if getattr(each, "output_dir", None) is not None:
-            require_apart(Path(each.output_dir), Path(words[0]))
 
 
 def _leave_other_processes() -> None:

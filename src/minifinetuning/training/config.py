@@ -28,20 +28,22 @@ AUTO = "auto"
 SELECTION = "eval_selection_perplexity"
 """What the step that is kept is chosen by; infinite where a step cannot be kept."""
 
+_EVALUATIONS = 0.1
+"""Share of the steps between two evaluations, each with a checkpoint, where nothing is said."""
+
 _OPEN = {
     "eval_strategy": "steps",
     "save_strategy": "steps",
-    # A share of the steps.
-    "eval_steps": 0.1,
-    "save_steps": 0.1,
+    "eval_steps": _EVALUATIONS,
+    "save_steps": _EVALUATIONS,
     "greater_is_better": False,
     "gradient_checkpointing": False,
     "activation_checkpointing": False,
 }
 """What a field whose default is None comes to, where nothing else decides."""
 
-_FOLLOWING = ("torch_compile", "torch_compile_backend")
-_FOLLOWING += ("dataloader_num_workers", "dataloader_persistent_workers")
+_FOLLOWING = {"torch_compile", "torch_compile_backend"}
+_FOLLOWING |= {"dataloader_num_workers", "dataloader_persistent_workers"}
 """Other fields that may follow from what was set, or from the device."""
 
 _ALWAYS_SAID = (
@@ -197,7 +199,7 @@ class MFTConfig(TrainingArguments):
         strategy = "epoch" if "epoch" in (self.eval_strategy, self.save_strategy) else "steps"
         self.eval_strategy = self.eval_strategy or strategy
         self.save_strategy = self.save_strategy or strategy
-        steps = self.eval_steps or self.save_steps or _OPEN["eval_steps"]
+        steps = self.eval_steps or self.save_steps or _EVALUATIONS
         self.eval_steps = self.eval_steps or steps
         self.save_steps = self.save_steps or steps
         if self.greater_is_better is None:

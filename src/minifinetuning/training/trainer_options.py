@@ -149,8 +149,9 @@ def _require_reached(args: TrainingArguments, which: str) -> None:
         )
 
 
-def _is_multiple(steps: float, of: float) -> bool:
+def _is_multiple(steps: float, of: float | None) -> bool:
     """Whether every `steps` falls on an `of`; both are whole, or both are shares of the run."""
+    assert of is not None, "to be called once none is open"
     if (steps < 1) != (of < 1):
         return False
     times = steps / of
