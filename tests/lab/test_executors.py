@@ -1,6 +1,7 @@
 """Where cells run: what is asked for, and which GPU each task sees."""
 
 import importlib
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 
 from minifinetuning.errors import InputError
 from minifinetuning.lab import executors
-from minifinetuning.lab.executors import executor_from, one_a_gpu, visible_gpus
+from minifinetuning.lab.executors import executor_from, on_ray, one_a_gpu, visible_gpus
 from minifinetuning.lab.processes import in_processes
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -88,7 +89,19 @@ def test_without_a_word_cells_run_one_after_another():
 def test_options_of_ray_are_refused_without_it(name):
     with pytest.raises(InputError, match=f"--{name} is for --executor ray"):
         executor_from(options(**{name: 0}))
-    executor_from(options(executor="ray", **{name: 0}))
+
+
+def test_ray_is_asked_for_what_was_said():
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    given = executor_from(options(executor="ray", gpus_per_cell=0.5, ray_address="auto"))
+    assert given.func is on_ray
+    assert given.keywords == {"gpus": 0.5, "cpus": 1.0, "address": "auto"}
+
+
+def test_without_ray_it_is_said_before_anything_is_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"needs Ray: pip install 'minifinetuning\[ray\]'"):
+        executor_from(options(executor="ray"))
 
 
 def test_an_executor_that_is_not_known_is_named():

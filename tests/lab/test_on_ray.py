@@ -110,15 +110,15 @@ def test_a_comparison_on_ray_has_the_rows_of_one_that_ran_here(
     two_workers, comparison, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    methods = "ft,mft,lora@1e-2,lora+blend@1e-2"
+    methods = "mft,lora@1e-2,lora+blend@1e-2"
     here, _ = comparison_rows(comparison(methods, folder="here"), executor=in_this_process)
     made = comparison(methods)
     # Beside it, as a person names it.
     made = replace(made, settings=replace(made.settings, folder=Path("there")))
     there, failed = comparison_rows(made, executor=on_ray)
     assert not failed
-    assert list(there) == ["ft", "mft", "lora", "lora+blend"]
+    assert list(there) == ["mft", "lora", "lora+blend"]
     for name, row in there.items():
         for figure in ("reference", "tuned", "specialization", "intervals", "history"):
             assert row[figure] == here[name][figure]
-    assert len([*(tmp_path / "there/cells").iterdir()]) == 4
+    assert len([*(tmp_path / "there/cells").iterdir()]) == 3

@@ -150,14 +150,14 @@ def run_cells(missing: Sequence[Cell], executor: Executor, *, done: int = 0) -> 
 
     def ended(name: str) -> None:
         logger.info("%s", _figures(cells[name]))
-        for other in on_the_way.intersection(cells[name].also_makes):
-            progress.begin(f"{other}, trained on the way\n{_figures(cells[other])}")
-            progress.end()
+        for other in cells[name].also_makes:
+            if other in cells:
+                progress.pass_over(f"{other}, trained on the way\n{_figures(cells[other])}")
 
     first = {name: cell.task for name, cell in cells.items() if name not in on_the_way}
     failed = run_tasks(first, executor, progress, ended)
-    left = {name: cells[name].task for name in on_the_way if cells[name].kept.read() is None}
-    return failed | run_tasks(left, executor, progress, ended)
+    left = [name for name in cells if name in on_the_way and cells[name].kept.read() is None]
+    return failed | run_tasks({name: cells[name].task for name in left}, executor, progress, ended)
 
 
 def run_tasks(
@@ -191,12 +191,19 @@ class _Progress:
         self._start = time.monotonic()
 
     def begin(self, name: str) -> None:
-        self._begun += 1
-        number, total = self._done + self._begun, self._done + self._total
-        logger.info("[%d/%d] %s%s", number, total, name, self._remaining())
+        self._say(f"{name}{self._remaining()}")
 
     def end(self) -> None:
         self._ended += 1
+
+    def pass_over(self, name: str) -> None:
+        """Count a task that another one has done on the way."""
+        self._say(name)
+        self.end()
+
+    def _say(self, words: str) -> None:
+        self._begun += 1
+        logger.info("[%d/%d] %s", self._done + self._begun, self._done + self._total, words)
 
     def _remaining(self) -> str:
         """How long the rest takes, if it goes on like this; nothing before the first is done."""

@@ -38,6 +38,7 @@ def executor_from(options: Any) -> Executor:
     require_choice("executor", options.executor, ["local", "ray"])
     gpus, cpus, address = options.gpus_per_cell, options.cpus_per_cell, options.ray_address
     if options.executor == "ray":
+        _imported_ray()
         return partial(on_ray, gpus=gpus, cpus=1.0 if cpus is None else cpus, address=address)
     for name, value in (("cpus_per_cell", cpus), ("ray_address", address)):
         if value is not None:
@@ -167,13 +168,18 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
 
 
-def _connected(address: str | None) -> Any:
+def _imported_ray() -> Any:
     try:
         import ray
     except ImportError:
         raise InputError(
             "--executor ray needs Ray: pip install 'minifinetuning[ray]', or leave the option out"
         ) from None
+    return ray
+
+
+def _connected(address: str | None) -> Any:
+    ray = _imported_ray()
     if not ray.is_initialized():
         try:
             ray.init(
