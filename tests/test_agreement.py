@@ -164,7 +164,7 @@ def test_every_verb_gives_the_figures_that_transformers_gives(folder: Path) -> N
     assert blended["coefficient"] == 1
 
     command = words(folder, "compare", **options, output_dir=folder / "compared")
-    model, chosen, data, config = parsed("compare", command[1:])
+    model, chosen, data, config, _ = parsed("compare", command[1:])
     comparison = comparison_plan(model, data, config, methods="mft", seeds=chosen.seeds)
     (compared,) = compare(comparison, executor=in_this_process).values()
 

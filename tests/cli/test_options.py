@@ -251,9 +251,7 @@ def test_a_misspelt_verb_is_told_the_nearest(word, verb, capsys):
 @pytest.mark.parametrize("verb", ["compare", "reproduce"])
 @pytest.mark.parametrize("option", ["--cpus_per_cell", "--ray_address"])
 def test_options_of_ray_are_refused_without_it(verb, option):
-    options = next(
-        each for each in parsed(verb, [*NEEDED[verb], option, "0"]) if hasattr(each, "executor")
-    )
+    *_, options = parsed(verb, [*NEEDED[verb], option, "0"])
     with pytest.raises(InputError, match=f"{option} is for --executor ray"):
         executor_from(options)
 

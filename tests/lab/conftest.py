@@ -10,7 +10,7 @@ from minifinetuning.lab.compare import comparison_plan
 from minifinetuning.lab.paper.models import TINY, paper_model
 from minifinetuning.lab.paper.plan import plan_of
 from minifinetuning.lab.paper.protocol import PROTOCOLS
-from minifinetuning.lab.paper.reproduction import Machine, Reproduction
+from minifinetuning.lab.paper.reproduction import Reproduction
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.training.config import ComparisonConfig
 
@@ -96,7 +96,7 @@ def reproduction(corpora, tmp_path):
             other_model=paper_model(TINY),
             corpora=corpora,
             seed=seed,
-            machine=Machine(bf16=False),
+            bf16=False,
         )
 
     return make

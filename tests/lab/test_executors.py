@@ -4,21 +4,16 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from minifinetuning.cli.options import ExecutorOptions
 from minifinetuning.errors import InputError
 from minifinetuning.lab import executors
 from minifinetuning.lab.executors import executor_from, on_ray, one_a_gpu, visible_gpus
 from minifinetuning.lab.processes import in_processes
 
 pytestmark = pytest.mark.filterwarnings("default")
-
-
-def options(**changes):
-    unset = dict.fromkeys(("gpus_per_cell", "cpus_per_cell", "ray_address"))
-    return SimpleNamespace(**({"executor": "local"} | unset | changes))
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def test_each_task_sees_a_gpu_of_its_own_and_as_many_run_as_there_are_gpus(gpus,
         name: partial(tasks.meet, tmp_path, name, others)
         for name, others in {"a": ["b"], "b": ["a"], "c": []}.items()
     }
-    ended = dict(executor_from(options(gpus_per_cell=1))(work, begun.append))
+    ended = dict(executor_from(ExecutorOptions(gpus_per_cell=1))(work, begun.append))
     assert ended == dict.fromkeys("abc")
     assert begun == ["a", "b", "c"]
     seen = {name: (tmp_path / name).read_text() for name in "abc"}
@@ -70,7 +65,7 @@ def test_gpus_that_are_not_there_are_not_given(gpus, has, asked):
     gpus(*has)
     said = f"--gpus_per_cell {asked} cannot be had of the {len(has)} GPUs of this machine"
     with pytest.raises(InputError, match=said):
-        executor_from(options(gpus_per_cell=asked))
+        executor_from(ExecutorOptions(gpus_per_cell=asked))
 
 
 def test_the_gpus_of_a_process_are_those_that_it_sees(monkeypatch):
@@ -82,18 +77,18 @@ def test_the_gpus_of_a_process_are_those_that_it_sees(monkeypatch):
 
 
 def test_without_a_word_cells_run_one_after_another():
-    assert executor_from(options()) is in_processes
+    assert executor_from(ExecutorOptions()) is in_processes
 
 
 @pytest.mark.parametrize("name", ["cpus_per_cell", "ray_address"])
 def test_options_of_ray_are_refused_without_it(name):
     with pytest.raises(InputError, match=f"--{name} is for --executor ray"):
-        executor_from(options(**{name: 0}))
+        executor_from(ExecutorOptions(**{name: 0}))
 
 
 def test_ray_is_asked_for_what_was_said():
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    given = executor_from(options(executor="ray", gpus_per_cell=0.5, ray_address="auto"))
+    given = executor_from(ExecutorOptions(executor="ray", gpus_per_cell=0.5, ray_address="auto"))
     assert given.func is on_ray
     assert given.keywords == {"gpus": 0.5, "cpus": 1.0, "address": "auto"}
 
@@ -101,9 +96,9 @@ def test_ray_is_asked_for_what_was_said():
 def test_without_ray_it_is_said_before_anything_is_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs Ray: pip install 'minifinetuning\[ray\]'"):
-        executor_from(options(executor="ray"))
+        executor_from(ExecutorOptions(executor="ray"))
 
 
 def test_an_executor_that_is_not_known_is_named():
     with pytest.raises(InputError, match="--executor cloud is not known"):
-        executor_from(options(executor="cloud"))
+        ExecutorOptions(executor="cloud")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from minifinetuning.options import option
+from minifinetuning.options import option, require_choice
 
 __all__ = ["IGNORED", "RARE", "option_types"]
 
@@ -22,11 +22,17 @@ def option_types(verb: str) -> tuple[Any, ...]:
     types: dict[str, tuple[Any, ...]] = {
         "train": (ModelConfig, AdapterConfig, DataConfig, MFTConfig),
         "cache": (ModelConfig, AdapterConfig, DataConfig, CacheConfig),
-        "compare": (ModelConfig, ComparisonOptions, DataConfig, ComparisonConfig),
+        "compare": (
+            ModelConfig,
+            ComparisonOptions,
+            DataConfig,
+            ComparisonConfig,
+            ExecutorOptions,
+        ),
         "evaluate": (EvaluationOptions, DataConfig),
         "blend": (BlendOptions, DataConfig),
         "prepare-reference": (ModelConfig, AdapterConfig, GeneralConfig, ReferenceConfig),
-        "reproduce": (ReproductionOptions,),
+        "reproduce": (ReproductionOptions, ExecutorOptions),
         "demo": (DemoOptions,),
     }
     return types[verb]
@@ -76,21 +82,7 @@ RARE |= {*_BEST_STEP, "remove_unused_columns", "logging_nan_inf_filter"}
 
 
 @dataclass
-class ExecutorOptions:
-    """Where the cells of a verb run, and how many at a time."""
-
-    executor: str = option("local", "local, on this machine; or ray, on a cluster.")
-    gpus_per_cell: float | None = option(
-        None,
-        "GPUs of a cell, as many cells at once as there are GPUs for. If not said: "
-        "local, one cell after another; with ray 1 where there are any.",
-    )
-    cpus_per_cell: float | None = option(None, "With ray: CPUs of a cell, 1 if not said.")
-    ray_address: str | None = option(None, "The Ray cluster; else this machine's.")
-
-
-@dataclass
-class ComparisonOptions(ExecutorOptions):
+class ComparisonOptions:
     """What `mft compare` compares; every other option is common to all of it."""
 
     _argument_group_name: ClassVar[str] = "comparison"
@@ -151,7 +143,7 @@ class BlendOptions:
 
 
 @dataclass
-class ReproductionOptions(ExecutorOptions):
+class ReproductionOptions:
     """What `mft reproduce` runs of the paper, and where."""
 
     _argument_group_name: ClassVar[str] = "paper"
@@ -190,6 +182,25 @@ class ReproductionOptions(ExecutorOptions):
         None, "bfloat16 autocast; if not said, wherever the device is fast at it."
     )
     seed: int = option(42, "Seed of the split, the order and dropout.")
+
+
+@dataclass
+class ExecutorOptions:
+    """Where the cells of a verb run, and how many at a time."""
+
+    _argument_group_name: ClassVar[str] = "where cells run"
+
+    executor: str = option("local", "local, on this machine; or ray, on a cluster.")
+    gpus_per_cell: float | None = option(
+        None,
+        "GPUs of a cell, as many cells at once as there are GPUs for. If not said: "
+        "local, one cell after another; with ray 1 where there are any.",
+    )
+    cpus_per_cell: float | None = option(None, "With ray: CPUs of a cell, 1 if not said.")
+    ray_address: str | None = option(None, "The Ray cluster; else this machine's.")
+
+    def __post_init__(self) -> None:
+        require_choice("executor", self.executor, ["local", "ray"])
 
 
 @dataclass

@@ -114,7 +114,7 @@ def _print_kept_teachers(words: list[str]) -> None:
     print(listed_teachers() if option == "--list" else pruned_teachers())
 
 
-def compare(model: Any, options: Any, data: Any, training: Any) -> None:
+def compare(model: Any, options: Any, data: Any, training: Any, where: Any) -> None:
     """`mft compare`."""
     from minifinetuning.lab.compare import compare as run
     from minifinetuning.lab.compare import comparison_plan, comparison_summary
@@ -129,7 +129,7 @@ def compare(model: Any, options: Any, data: Any, training: Any) -> None:
         seeds=options.seeds,
         rank=options.rank,
     )
-    executor = executor_from(options)
+    executor = executor_from(where)
     rows = run(plan, overwrite=training.overwrite_output_dir, executor=executor)
     print(comparison_summary(rows, plan.budget))
     print(f"\npage: {plan.settings.folder / 'comparison.html'}")
@@ -192,7 +192,7 @@ def prepare_reference(model: Any, adapter: Any, text: Any, training: Any) -> Non
     )
 
 
-def reproduce(options: Any) -> None:
+def reproduce(options: Any, where: Any) -> None:
     """`mft reproduce`."""
     from minifinetuning.lab.executors import executor_from
     from minifinetuning.lab.paper.estimates import dry_run, listing
@@ -207,7 +207,7 @@ def reproduce(options: Any) -> None:
     elif options.dry_run:
         print(dry_run(reproduction))
     else:
-        executor = executor_from(options)
+        executor = executor_from(where)
         with kept_folder(reproduction):
             outcome = run(reproduction, executor, overwrite=options.overwrite_output_dir)
             print(write_paper_report(reproduction, outcome.results))

@@ -16,7 +16,6 @@ import torch
 
 from minifinetuning.errors import InputError
 from minifinetuning.lab.processes import Executor, Outcomes, Task, failure, in_processes
-from minifinetuning.options import require_choice
 
 __all__ = ["executor_from", "on_ray", "one_a_gpu", "visible_gpus"]
 
@@ -35,7 +34,6 @@ def executor_from(options: Any) -> Executor:
 
     Raises InputError, naming the option, for what cannot be.
     """
-    require_choice("executor", options.executor, ["local", "ray"])
     gpus, cpus, address = options.gpus_per_cell, options.cpus_per_cell, options.ray_address
     if options.executor == "ray":
         _imported_ray()

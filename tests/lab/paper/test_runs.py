@@ -13,7 +13,6 @@ from minifinetuning.errors import InputError
 from minifinetuning.lab import cells
 from minifinetuning.lab.paper.cells import paper_cell
 from minifinetuning.lab.paper.plan import Plan
-from minifinetuning.lab.paper.reproduction import Machine
 from minifinetuning.lab.paper.runs import CellTask, ReferenceTask, kept_folder, reproduce
 from minifinetuning.lab.paper.tables import write_paper_report
 from minifinetuning.lab.processes import failure, in_this_process
@@ -319,7 +318,7 @@ def test_what_cannot_be_run_is_known_before_anything_runs(reproduction, corpora,
         return str(caught.value)
 
     assert "does not divide the protocol's step of 2" in refused(
-        replace(asked, machine=Machine(per_device_train_batch_size=3))
+        replace(asked, per_device_train_batch_size=3)
     )
     several = reproduction(table=3, model=None)
     assert "--reference is the checkpoint of one model" in refused(

@@ -80,8 +80,8 @@ class PaperCell:
 def paper_cell(model: str, method: str, dataset: str, **knobs: float | None) -> PaperCell:
     """The cell of these settings, the same for settings that are the same training.
 
-    MFT with tau = 1 and replay with nu = 1 are finetuning. Raises InputError for a method that the
-    paper does not have.
+    `knobs` are some of those in `USUAL`. MFT with tau = 1 and replay with nu = 1 are finetuning.
+    Raises InputError for a method that the paper does not have.
     """
     if method not in METHODS:
         raise InputError(f"--method {method} is not known: choose one of {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
 """A reproduction: which cells, under which protocol, from what text, and where results lie."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,7 @@ from minifinetuning.models.loading import load_tokenizer
 from minifinetuning.options import require_choice
 from minifinetuning.training.record import MEASURE
 
-__all__ = ["Machine", "Reproduction", "requested_reproduction"]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How a cell is fitted to the hardware, which changes no figure beyond rounding."""
-
-    dtype: str = "float32"
-    per_device_train_batch_size: int | None = None
-    gradient_checkpointing: bool = False
-    bf16: bool | None = None
+__all__ = ["Reproduction", "requested_reproduction"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,8 @@ class Reproduction:
     """What `mft reproduce` was asked for.
 
     `other_model` is one that the paper does not have; `reference` is a prepared checkpoint to start
-    from in place of making one.
+    from in place of making one. What follows the seed fits cells to the hardware, and changes no
+    figure beyond rounding.
     """
 
     plan: Plan
@@ -55,7 +46,10 @@ class Reproduction:
     corpora: Path | None = None
     reference: Path | None = None
     seed: int = 42
-    machine: Machine = field(default_factory=Machine)
+    dtype: str = "float32"
+    per_device_train_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None
 
     def model(self, name: str) -> PaperModel:
         """The model that cells call by this name."""
@@ -68,7 +62,7 @@ class Reproduction:
         Raises InputError where a step cannot be cut into such passes.
         """
         sequences = self.protocol.sequences
-        size = self.machine.per_device_train_batch_size or min(sequences, 4)
+        size = self.per_device_train_batch_size or min(sequences, 4)
         if size < 1 or sequences % size:
             raise InputError(
                 f"--per_device_train_batch_size {size} does not divide the protocol's step of "
@@ -88,7 +82,7 @@ class Reproduction:
                 )
             general = [str(local_text(GENERAL, self.corpora))]
             place = str(tiny_model(general, cache_folder(), self.seed))
-        return ModelConfig(place, dtype=self.machine.dtype, tokenizer=model.tokenizer)
+        return ModelConfig(place, dtype=self.dtype, tokenizer=model.tokenizer)
 
     def text(self, dataset: PaperDataset, model: str) -> list[str]:
         """The text of a dataset, the same for all cells of a model, whatever their budget.
@@ -135,7 +129,7 @@ class Reproduction:
         known = self.model(model)
         place = Path(known.hub).expanduser()
         base = self._known(place, model_files_digest) if place.exists() else known.hub
-        general, dtype = self.text_digest(GENERAL), self.machine.dtype
+        general, dtype = self.text_digest(GENERAL), self.dtype
         return digest_of(
             [base, known.tokenizer, asdict(self.protocol), self.seed, general, dtype, MEASURE]
         )
@@ -159,7 +153,7 @@ class Reproduction:
             "protocol": asdict(self.protocol),
             "cell": asdict(cell),
             "seed": self.seed,
-            "dtype": self.machine.dtype,
+            "dtype": self.dtype,
             "reference": self.reference_digest(cell.model),
             "texts": {
                 "specialized": self.text_digest(dataset_named(cell.dataset)),
@@ -183,7 +177,6 @@ def requested_reproduction(options: Any) -> Reproduction:
 
     `options` has the fields of `cli.options.ReproductionOptions`.
     """
-    require_choice("executor", options.executor, ["local", "ray"])
     require_choice("dtype", options.dtype, DTYPES)
     model = None if options.model is None else paper_model(options.model)
     protocol = options.protocol or (TINY if options.model == TINY else PAPER.name)
@@ -195,12 +188,6 @@ def requested_reproduction(options: Any) -> Reproduction:
         method=options.method,
         values=options.values,
     )
-    machine = Machine(
-        dtype=options.dtype,
-        per_device_train_batch_size=options.per_device_train_batch_size,
-        gradient_checkpointing=options.gradient_checkpointing,
-        bf16=options.bf16,
-    )
     reproduction = Reproduction(
         plan,
         protocol_named(protocol),
@@ -209,7 +196,10 @@ def requested_reproduction(options: Any) -> Reproduction:
         corpora=_folder("--corpora", options.corpora),
         reference=_folder("--reference", options.reference),
         seed=options.seed,
-        machine=machine,
+        dtype=options.dtype,
+        per_device_train_batch_size=options.per_device_train_batch_size,
+        gradient_checkpointing=options.gradient_checkpointing,
+        bf16=options.bf16,
     )
     shows = options.list or options.dry_run
     if not (shows or options.table or options.figure):

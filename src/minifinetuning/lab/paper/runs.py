@@ -178,8 +178,8 @@ class ReferenceTask:
                 learning_rate=protocol.reference_learning_rate,
                 per_device_train_batch_size=size,
                 gradient_accumulation_steps=passes,
-                gradient_checkpointing=reproduction.machine.gradient_checkpointing,
-                bf16=reproduction.machine.bf16,
+                gradient_checkpointing=reproduction.gradient_checkpointing,
+                bf16=reproduction.bf16,
                 seed=reproduction.seed,
             ),
             keep_checkpoints=False,
@@ -217,7 +217,7 @@ class CellTask:
         identity = {
             "measure": MEASURE,
             "reference": self.reproduction.reference_digest(self.cell.model),
-            "dtype": self.reproduction.machine.dtype,
+            "dtype": self.reproduction.dtype,
             "bf16": settings.training["bf16"],
             "texts": validation_digests(texts),
         }
@@ -228,7 +228,7 @@ class CellTask:
     def settings(self) -> Settings:
         """The cell in the terms of a comparison of one method."""
         cell, reproduction = self.cell, self.reproduction
-        protocol, machine = reproduction.protocol, reproduction.machine
+        protocol = reproduction.protocol
         size, passes = reproduction.batches()
         path = reproduction.result_path(cell)
         folder = path.with_name(f"{WORKING}-{path.stem}")
@@ -242,12 +242,12 @@ class CellTask:
             eval_steps=max(1, protocol.steps // protocol.evaluations),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=passes,
-            gradient_checkpointing=machine.gradient_checkpointing or None,
-            bf16=machine.bf16,
+            gradient_checkpointing=reproduction.gradient_checkpointing or None,
+            bf16=reproduction.bf16,
             seed=reproduction.seed,
         )
         return Settings(
-            ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=machine.dtype),
+            ModelConfig(str(reproduction.reference_folder(cell.model)), dtype=reproduction.dtype),
             DataConfig(
                 data=reproduction.text(dataset_named(cell.dataset), cell.model),
                 general=reproduction.text(GENERAL, cell.model),
