@@ -18,6 +18,7 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames, ParallelMode, trainer_log_levels
 
 from minifinetuning.errors import InputError, did_you_mean
+from minifinetuning.options import require_choice
 
 __all__ = [
     "GREATER_IS_BETTER",
@@ -73,8 +74,8 @@ def require_known_names(args: TrainingArguments) -> None:
     for option, known in _CHOICES.items():
         value = getattr(args, option, None)
         name = value.value if isinstance(value, Enum) else value
-        if name is not None and name not in known:
-            raise InputError(f"--{option} {name} is not known{did_you_mean(str(name), known)}")
+        if name is not None:
+            require_choice(option, str(name), known)
     trackers = args.report_to if isinstance(args.report_to, list) else [args.report_to]
     for tracker in trackers:
         if tracker not in (None, "none", "all"):
@@ -159,9 +160,7 @@ def _is_multiple(steps: float, of: float | None) -> bool:
 
 
 def _require_tracker(name: str) -> None:
-    known = ["none", "all", *INTEGRATION_TO_CALLBACK]
-    if name not in known:
-        raise InputError(f"--report_to {name} is not known{did_you_mean(name, known)}")
+    require_choice("report_to", name, ["none", "all", *INTEGRATION_TO_CALLBACK])
     available = get_available_reporting_integrations()
     # transformers leaves these out of its list, the second where mlflow is there too.
     module = {"flyte": "flytekit", "azure_ml": "azureml"}.get(name)
