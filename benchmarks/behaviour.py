@@ -214,17 +214,18 @@ def written(root: Path, folder: Path) -> Iterator[tuple[str, Any]]:
             yield name, cleaned(root, json.loads(path.read_text(encoding="utf-8")))
         elif path.suffix in (".md", ".html", ".jsonl"):
             yield name, plain(root, path.read_text(encoding="utf-8"))
-        elif path.suffix in (".safetensors", ".png", ".json") and "DIGEST" not in name:
+        elif path.suffix in (".safetensors", ".png", ".json") and not ANY_ORDER.search(name):
             yield name, hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            # A pickle holds names of modules.
+            # A pickle holds names of modules; the header of a teacher's part has no fixed order.
             yield name, "is there"
 
 
 LONG_DIGEST = re.compile(r"(?<=corpus-)[0-9a-f]{64}|(?<=contents/)[0-9a-f]{32}")
+ANY_ORDER = re.compile(r"DIGEST|part-\d+\.safetensors")
 DROPPED = re.compile(
     "versions|commit|device|modified|size|sha256|.*(seconds|runtime|per_second|memory_bytes)|"
-    r"(trainer_state\.json|training_args\.bin)"
+    r"(trainer_state|adapter_config)\.json|training_args\.bin"
 )
 """Keys of what no two runs share: of these files a checkpoint's list holds sizes and checksums."""
 MACHINE = {"tokens/s", "memory GiB"}
@@ -242,6 +243,10 @@ def cleaned(root: Path, value: Any) -> Any:
     """JSON without what no two runs share."""
     if isinstance(value, dict):
         kept = {key: entry for key, entry in value.items() if not DROPPED.fullmatch(key)}
+        modules = kept.get("target_modules")
+        if isinstance(modules, list):
+            # PEFT writes a set, in any order.
+            kept["target_modules"] = sorted(modules)
         return {key: cleaned(root, entry) for key, entry in kept.items()}
     if isinstance(value, list):
         return [cleaned(root, entry) for entry in value]
