@@ -16,8 +16,15 @@ from minifinetuning.files import LOCK, cache_folder
 from minifinetuning.teacher.store import MANIFEST, TeacherStore
 
 __all__ = [
-    *("KeptTeacher", "existing", "hold", "kept_teachers", "limit", "make_room", "prune"),
-    *("room", "teachers_folder"),
+    "KeptTeacher",
+    "existing",
+    "hold",
+    "kept_teachers",
+    "limit",
+    "make_room",
+    "prune",
+    "room",
+    "teachers_folder",
 ]
 
 LIMIT = 64 << 30
