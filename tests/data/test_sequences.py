@@ -8,7 +8,7 @@ import torch
 from minifinetuning.data.packing import PackedSequences
 from minifinetuning.data.sequences import normalized, require_embeddings
 from minifinetuning.errors import InputError
-from minifinetuning.teacher.contents import text_identity
+from minifinetuning.teacher.fingerprint import text_identity
 
 
 def test_a_mask_and_labels_both_hold():

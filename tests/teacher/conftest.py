@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from minifinetuning.teacher import contents as contents_module
+from minifinetuning.teacher import fingerprint as contents_module
 from minifinetuning.teacher.columns import columns
-from minifinetuning.teacher.contents import Contents, Fingerprint, text_identity
+from minifinetuning.teacher.fingerprint import Contents, Fingerprint, text_identity
 from minifinetuning.teacher.store import TeacherStore
 
 

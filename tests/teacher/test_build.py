@@ -100,10 +100,10 @@ import os, signal, sys, time, torch
 from contextlib import nullcontext
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM
-from minifinetuning.teacher import contents
+from minifinetuning.teacher import fingerprint as contents
 from minifinetuning.teacher.build import build
-from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.contents import Fingerprint, text_identity
+from minifinetuning.teacher.fingerprint import Contents
+from minifinetuning.teacher.fingerprint import Fingerprint, text_identity
 from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 from minifinetuning.teacher.live import StartingModel

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from minifinetuning.models.adapters import adapter_config
 from minifinetuning.models.weights import weights_identity
-from minifinetuning.teacher.contents import Fingerprint, text_identity
+from minifinetuning.teacher.fingerprint import Fingerprint, text_identity
 
 FINGERPRINT = Fingerprint("hidden", "text", "weights", "float32", "float32 weights")
 

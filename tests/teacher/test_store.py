@@ -133,9 +133,9 @@ def test_the_manifest_says_what_a_person_wants_to_know(store_of, sequences):
 FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
-from minifinetuning.teacher import contents
-from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.contents import Fingerprint
+from minifinetuning.teacher import fingerprint as contents
+from minifinetuning.teacher.fingerprint import Contents
+from minifinetuning.teacher.fingerprint import Fingerprint
 from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 from minifinetuning.errors import InputError
@@ -172,8 +172,8 @@ def test_where_no_byte_more_can_be_written_the_error_says_so_and_nothing_is_torn
 HOLDER = """
 import sys, time, torch
 from pathlib import Path
-from minifinetuning.teacher.contents import Contents
-from minifinetuning.teacher.contents import Fingerprint
+from minifinetuning.teacher.fingerprint import Contents
+from minifinetuning.teacher.fingerprint import Fingerprint
 from minifinetuning.teacher.columns import columns
 from minifinetuning.teacher.store import TeacherStore
 
@@ -190,7 +190,7 @@ with store.claimed(0) as mine:
 
 def test_a_part_belongs_to_one_process_until_it_dies(forked, tmp_path):
     from minifinetuning.teacher.columns import columns
-    from minifinetuning.teacher.contents import Contents, Fingerprint
+    from minifinetuning.teacher.fingerprint import Contents, Fingerprint
     from minifinetuning.teacher.store import TeacherStore
 
     folder = tmp_path / "store"

@@ -9,7 +9,7 @@ CHILD = """
 import json, os, sys
 import torch
 from transformers import TrainerCallback
-from minifinetuning.teacher import contents
+from minifinetuning.teacher import fingerprint as contents
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.errors import InputError
 from minifinetuning.models.loading import load_model

@@ -16,7 +16,7 @@ from minifinetuning.files import cache_folder, write_atomically
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import is_adapter, load_model
 from minifinetuning.models.weights import weights_identity
-from minifinetuning.teacher.contents import text_identity
+from minifinetuning.teacher.fingerprint import text_identity
 from minifinetuning.training.texts import Texts
 
 __all__ = [

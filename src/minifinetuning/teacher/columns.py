@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from minifinetuning.data.sequences import TEACHER_COLUMN, Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, expected_embedding
-from minifinetuning.teacher.contents import Column
+from minifinetuning.teacher.fingerprint import Column
 from minifinetuning.teacher.live import Teacher
 from minifinetuning.teacher.store import TeacherStore
 

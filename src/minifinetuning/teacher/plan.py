@@ -17,7 +17,7 @@ from minifinetuning.models.causal import causal_model, output_head
 from minifinetuning.models.weights import weights_identity
 from minifinetuning.ops import Head
 from minifinetuning.teacher.columns import EXPECTED, HIDDEN, columns
-from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes, text_identity
+from minifinetuning.teacher.fingerprint import Contents, Fingerprint, format_bytes, text_identity
 from minifinetuning.teacher.store import TeacherStore, stored_fingerprint
 from minifinetuning.teacher.upkeep import existing, kept_teachers, room, teachers_folder
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minifinetuning.errors import InputError
 from minifinetuning.files import LOCK, claimed, replacing, write_atomically
-from minifinetuning.teacher.contents import Contents, format_bytes
+from minifinetuning.teacher.fingerprint import Contents, format_bytes
 
 __all__ = ["TeacherStore", "stored_fingerprint"]
 

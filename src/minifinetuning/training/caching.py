@@ -19,7 +19,7 @@ from minifinetuning.models.precision import autocast, bfloat16_pays
 from minifinetuning.options import option, require_ranges
 from minifinetuning.report.tables import markdown_table
 from minifinetuning.teacher import CachePlan, open_cache, plan_cache, require_known
-from minifinetuning.teacher.contents import format_bytes
+from minifinetuning.teacher.fingerprint import format_bytes
 from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
 from minifinetuning.training.outputs import require_cache_apart

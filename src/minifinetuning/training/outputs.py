@@ -11,7 +11,7 @@ from typing import Any
 
 from minifinetuning.errors import InputError
 from minifinetuning.models.loading import adapter_base
-from minifinetuning.teacher.contents import format_bytes
+from minifinetuning.teacher.fingerprint import format_bytes
 from minifinetuning.teacher.plan import is_choice
 
 __all__ = [

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from minifinetuning.teacher import contents as contents_module
+from minifinetuning.teacher import fingerprint as contents_module
 from minifinetuning.teacher.columns import columns
-from minifinetuning.teacher.contents import Contents, Fingerprint, format_bytes
+from minifinetuning.teacher.fingerprint import Contents, Fingerprint, format_bytes
 
 FINGERPRINT = Fingerprint("hidden", "text", "weights", "bfloat16", "bfloat16 weights")
 

@@ -1,4 +1,4 @@
-"""What a teacher's cache holds, and what it is of: all by content, never by name or position."""
+"""What a teacher's cache is of (its key) and holds: by content, never by name or position."""
 
 import hashlib
 import json
