@@ -235,6 +235,8 @@ NOT_SHARED = (
     (re.compile(rf"^\| ({PACKAGES}) .*"), ""),
     (re.compile(r"(?<=after )\d+ seconds| \(about .* to go\)|[\d.]+ .B(?= in )"), ""),
     (re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?"), "DATE"),
+    # Tokens a second, and bytes of memory, on a page.
+    (re.compile(r'<td data-value="([\d.]+">[\d,]+|\d{8,}">[\d.]+)</td>'), "<td></td>"),
     (re.compile(r'"(tokens_per_second|peak_memory_bytes|commit)": *[^,}]+'), r'"\1": 0'),
 )
 
