@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from minifinetuning.blending.line import open_blend
-from minifinetuning.blending.weights import interpolated
+from minifinetuning.blending.weight_line import interpolated
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import ModelConfig
 

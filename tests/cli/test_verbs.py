@@ -420,7 +420,7 @@ def test_a_full_disk_is_known_before_the_texts_are_read(
 ) -> None:
     size = (model_folder / "model.safetensors").stat().st_size
     free = SimpleNamespace(free=2 * size - 1)
-    monkeypatch.setattr("minifinetuning.training.outputs.disk_usage", lambda _: free)
+    monkeypatch.setattr("minifinetuning.training.writable.disk_usage", lambda _: free)
     assert main(command(model_folder, texts, tmp_path / "out", data="/no/such/text")) == 2
     assert "or more, and its disk has" in sentence_of(capsys.readouterr().err)
     # An adapter is small, and here another sentence comes first.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import Mistral3Config, T5Config
 
-from minifinetuning.blending.weights import WeightBlend
+from minifinetuning.blending.weight_line import WeightBlend
 from minifinetuning.data.batches import collate
 from minifinetuning.errors import InputError
 from minifinetuning.models.adapters import adapter_config

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from minifinetuning.blending.adapter import AdapterBlend, ScalableAdapter
-from minifinetuning.blending.weights import (
+from minifinetuning.blending.adapter_line import AdapterBlend, ScalableAdapter
+from minifinetuning.blending.weight_line import (
     WeightBlend,
     require_same_model,
     require_same_vocabulary,

@@ -9,13 +9,13 @@ from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from minifinetuning.cli.idle import require_used
 from minifinetuning.cli.options import IGNORED, RARE, option_types
+from minifinetuning.cli.unused_options import require_used
 from minifinetuning.cli.values import file_values, set_converter
 from minifinetuning.errors import InputError, did_you_mean
 from minifinetuning.options import require_ranges
 from minifinetuning.training.config import MFTConfig
-from minifinetuning.training.outputs import require_apart
+from minifinetuning.training.writable import require_apart
 
 __all__ = ["parsed", "parser_of"]
 

@@ -72,7 +72,7 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     from minifinetuning.training.folder import run_folder
     from minifinetuning.training.requirements import require_texts
     from minifinetuning.training.run import adapt
-    from minifinetuning.training.search import adapt_with_chosen_tau
+    from minifinetuning.training.tau_search import adapt_with_chosen_tau
     from minifinetuning.training.texts import TextNeeds, read_texts
 
     validation = {SPECIALIZED: data.data, GENERAL: data.general or None}

@@ -26,8 +26,8 @@ from minifinetuning.models.merging import is_quantized
 from minifinetuning.models.precision import autocast
 from minifinetuning.teacher.live import FrozenModel, Teacher
 from minifinetuning.training.folder import require_writable
-from minifinetuning.training.outputs import naming_what_fails
 from minifinetuning.training.texts import TextNeeds, read_texts
+from minifinetuning.training.writable import naming_what_fails
 
 __all__ = ["evaluate_models"]
 

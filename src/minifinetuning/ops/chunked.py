@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from minifinetuning.objectives import Rule
+from minifinetuning.ops.autograd import distillation_in_chunks
 from minifinetuning.ops.buffers import Buffers
 from minifinetuning.ops.gradients import Gradients
 from minifinetuning.ops.head import Head
-from minifinetuning.ops.in_chunks import distillation_in_chunks
 from minifinetuning.ops.outputs import Distillation, TokenOutputs, top_logits
 from minifinetuning.ops.teacher import (
     ExpectedEmbedding,

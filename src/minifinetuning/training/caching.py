@@ -22,8 +22,8 @@ from minifinetuning.teacher import CachePlan, open_cache, plan_cache, require_kn
 from minifinetuning.teacher.fingerprint import format_bytes
 from minifinetuning.teacher.live import StartingModel
 from minifinetuning.teacher.upkeep import kept_teachers, limit, prune, teachers_folder
-from minifinetuning.training.outputs import require_cache_apart
 from minifinetuning.training.texts import SELF, TextNeeds, read_texts
+from minifinetuning.training.writable import require_cache_apart
 
 __all__ = ["CacheConfig", "cache_teacher", "listed_teachers", "pruned_teachers"]
 

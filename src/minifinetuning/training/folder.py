@@ -16,7 +16,9 @@ from minifinetuning.files import LOCK, locked, printable, read_json
 from minifinetuning.training.checkpoints import checkpoints, manifest_of
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.manifest import MANIFEST, RESULT, Manifest, is_by_a_run, matching
-from minifinetuning.training.outputs import (
+from minifinetuning.training.resuming import asked_checkpoint, checkpoint_to_resume
+from minifinetuning.training.same_training import require_same_settings
+from minifinetuning.training.writable import (
     naming_what_fails,
     not_writable,
     require_apart,
@@ -24,8 +26,6 @@ from minifinetuning.training.outputs import (
     require_outside,
     require_space,
 )
-from minifinetuning.training.resuming import asked_checkpoint, checkpoint_to_resume
-from minifinetuning.training.same_training import require_same_settings
 
 __all__ = [
     "begin_run",

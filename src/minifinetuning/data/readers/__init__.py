@@ -15,9 +15,9 @@ from pathlib import Path
 
 from minifinetuning.data.readers.arrow import dataset_table, parquet_table
 from minifinetuning.data.readers.columns import Texts
+from minifinetuning.data.readers.html import html_page
 from minifinetuning.data.readers.mail import mail_page, mailbox_table
 from minifinetuning.data.readers.markdown import markdown_page, notebook_page
-from minifinetuning.data.readers.pages import html_page
 from minifinetuning.data.readers.tables import csv_table, json_lines_table, json_table
 from minifinetuning.data.readers.text_files import Note, code_page, subtitles_page, text_page
 from minifinetuning.data.sources import CODE_ENDINGS, FileOrDataset, supported_ending

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from minifinetuning.data.readers.columns import Texts
 from minifinetuning.data.readers.encodings import guessed_encoding, known_encoding
-from minifinetuning.data.readers.pages import visible_text
+from minifinetuning.data.readers.html import visible_text
 from minifinetuning.data.readers.text_files import Note, UnreadableError, whole_bytes
 
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.MULTILINE)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minifinetuning.data.readers.formulas import bracketed, formula_text, tex_text
+from minifinetuning.data.readers.html_formulas import bracketed, formula_text, tex_text
 from minifinetuning.data.readers.text_files import Note, text_page
 
 _HIDDEN = "[hidden], [aria-hidden=true], .sr-only, .visually-hidden, .screen-reader-text"

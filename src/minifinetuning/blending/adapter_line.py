@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from minifinetuning.blending.weights import held_and_written, interpolated
+from minifinetuning.blending.weight_line import held_and_written, interpolated
 from minifinetuning.errors import InputError
 from minifinetuning.models.config import ModelConfig
 from minifinetuning.models.loading import load_model

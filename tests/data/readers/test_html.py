@@ -1,6 +1,6 @@
 import pytest
 
-from minifinetuning.data.readers.pages import visible_text
+from minifinetuning.data.readers.html import visible_text
 
 
 def test_blocks_break_lines_and_inline_tags_do_not():

@@ -12,9 +12,9 @@ from minifinetuning.evaluation.scores import text_scores
 from minifinetuning.metrics import degeneralization
 from minifinetuning.models.config import AdapterConfig, ModelConfig
 from minifinetuning.models.loading import load_model
-from minifinetuning.training import search as tau_search
+from minifinetuning.training import tau_search as tau_search
 from minifinetuning.training.config import MFTConfig
-from minifinetuning.training.search import (
+from minifinetuning.training.tau_search import (
     FIRST_TAU,
     Pilot,
     adapt_with_chosen_tau,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from minifinetuning.errors import InputError
-from minifinetuning.training.outputs import require_apart, require_cache_apart, require_outside
+from minifinetuning.training.writable import require_apart, require_cache_apart, require_outside
 
 
 @pytest.fixture
