@@ -74,7 +74,7 @@ def test_a_blend_is_the_interpolation_of_every_weight(saved, tiny_model, family)
 
 def test_a_tied_head_follows_its_embeddings(saved, tiny_model):
     reference = tiny_model("llama", tie_word_embeddings=True)
-    blend = open_blend(ModelConfig(saved(reference, "a")), saved(changed(reference), "b"))
+    blend = open_blend(saved(reference, "a"), saved(changed(reference), "b"))
     model = blend.load()
     blend.apply(model, 0.5)
     assert model.lm_head.weight is model.model.embed_tokens.weight

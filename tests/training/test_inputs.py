@@ -225,3 +225,8 @@ def test_a_trainer_refuses_ids_that_the_model_lacks(tiny_model, training_argumen
         MFTTrainer(model, training_arguments(), train_dataset=rows)
     with pytest.raises(InputError, match=r'eval_dataset\["specialized"\] needs the token id 320'):
         MFTTrainer(model, training_arguments(), eval_dataset=rows)
+
+
+def test_a_reference_that_is_no_scores_is_refused(tiny_model, training_arguments):
+    with pytest.raises(InputError, match="reference is a str: it holds the starting model's sco"):
+        MFTTrainer(tiny_model("llama"), training_arguments(), reference="a/model")

@@ -42,7 +42,7 @@ class Blend(Protocol):
         ...
 
 
-def open_blend(reference: ModelConfig, tuned: str) -> Blend:
+def open_blend(reference: str | ModelConfig, tuned: str) -> Blend:
     """The line from `reference` to `tuned`, folders of safetensors or hub ids.
 
     `tuned` may hold a LoRA or IA3 adapter of the reference: then the adapter is scaled. The dtype
@@ -50,6 +50,7 @@ def open_blend(reference: ModelConfig, tuned: str) -> Blend:
     float32, and rounded to the wider dtype of the two, and "auto" is that for both. No weights are
     read yet. Raises InputError where the files say that the two cannot be blended.
     """
+    reference = ModelConfig(reference) if isinstance(reference, str) else reference
     start, end = model_folder(reference.model), model_folder(tuned)
     if is_adapter(str(start)):
         raise InputError(

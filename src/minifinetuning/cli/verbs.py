@@ -13,7 +13,7 @@ mft: adapt a language model to a small text without wrecking what it knows.
 
   mft demo                a real model on real text, FT beside MFT, in twelve minutes
   mft train               adapt --model to --data, written to --output_dir
-  mft cache               compute the teacher ahead of `mft train`, which takes the same options
+  mft cache               compute the teacher ahead of `mft train`, given its model and texts
   mft compare             many methods on the same text: a table, pictures, a recommendation
   mft evaluate            what a tuned model gained (S) and lost (DG) against its reference
   mft blend               from a tuned model back towards its reference, to the loss that you allow

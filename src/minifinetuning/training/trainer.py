@@ -112,6 +112,11 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         refuse_ignored(kwargs)
+        if not isinstance(reference, Mapping | None):
+            raise InputError(
+                f"reference is a {type(reference).__name__}: it holds the starting model's scores "
+                "by text, as `trainer.reference` of another run has them; leave it out"
+            )
         validation = named_texts(eval_dataset)
         self.replay_dataset = replay_dataset
         self.fisher_dataset = replay_dataset if fisher_dataset is None else fisher_dataset
