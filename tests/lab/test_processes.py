@@ -68,7 +68,11 @@ def test_a_task_ends_with_the_process_that_asked_for_it(tmp_path, how):
     source = str(Path(minifinetuning.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as asking:
-        until(lambda: len(list(tmp_path.glob("pids?"))) == 2)
+        try:
+            until(lambda: len(list(tmp_path.glob("pids?"))) == 2)
+        except AssertionError:
+            asking.kill()  # Its end is waited for.
+            raise
         asking.send_signal(how)
     assert_gone([int(pid) for path in tmp_path.glob("pids?") for pid in path.read_text().split()])
 
