@@ -65,6 +65,8 @@ RANGES = {
     "kl_weight": _AT_LEAST_0,
     "ewc_lambda": _AT_LEAST_0,
     "new_data_fraction": _SHARE,
+    "replay_share": _POSITIVE,
+    "replay_weight": _POSITIVE,
     "max_degeneralization": Range(0, open_low=True, noun="a percentage "),
     "target_specialization": Range(0, 100, open_low=True, open_high=True, noun="a percentage "),
     "rank": Range(1, 16_384),

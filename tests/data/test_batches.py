@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minifinetuning.data.batches import ForeignCollator, collate
-from minifinetuning.data.sequences import REPLAY_COLUMN, normalized
+from minifinetuning.data.sequences import REPLAY_COLUMN, REPLAYED_ROWS, normalized
 from minifinetuning.errors import InputError
 
 
@@ -30,9 +30,16 @@ def test_another_collator_never_sees_our_columns():
     ]
     batch = ForeignCollator(theirs)(examples)
     assert [set(example) for example in seen] == [{"input_ids"}] * 2
-    assert batch["labels"].tolist() == [[-100, 6], [-100, 8]]
-    assert batch["input_ids"].tolist() == [[5, 6], [7, 8]]
-    assert batch[REPLAY_COLUMN] is False
+    assert batch["labels"].tolist() == [[-100, 8], [-100, 6]]
+    assert batch["input_ids"].tolist() == [[7, 8], [5, 6]]
+    assert batch[REPLAYED_ROWS] == 1
+
+
+def test_rows_that_the_teacher_was_not_asked_about_are_filled_with_zeros():
+    asked = {"input_ids": [1, 2, 3], "teacher_hidden": torch.ones(2, 4), REPLAY_COLUMN: True}
+    batch = collate([asked, {"input_ids": [4, 5, 6, 7]}])
+    assert batch["teacher_hidden"].shape == (2, 3, 4)
+    assert batch["teacher_hidden"].sum(2).tolist() == [[0, 0, 0], [4, 4, 0]]
 
 
 def test_a_collator_without_labels_is_refused():

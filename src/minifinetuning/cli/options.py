@@ -42,7 +42,9 @@ _CHECKPOINTS = ("save_steps", "save_strategy", "save_total_limit")
 _HOW_THEY_ARE_SAVED = ("save_only_model", "save_on_each_node", "enable_jit_checkpoint")
 _BEST_STEP = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 _HUB = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push")
+_ADDED_REPLAY = ("replay_share", "replay_weight")
 _NOT_ON_ONE_TEXT = ("max_degeneralization", "replay_objective", "new_data_fraction", "ewc_lambda")
+_NOT_ON_ONE_TEXT += _ADDED_REPLAY
 
 _SCRIPTS = dict.fromkeys(
     ("do_train", "do_eval", "do_predict"), "it is for scripts of transformers, leave it out"
@@ -56,6 +58,9 @@ IGNORED: dict[str, dict[str, str]] = {
         **_SCRIPTS,
         "objective": _EACH_METHODS,
         "replay_objective": _EACH_METHODS,
+        **dict.fromkeys(
+            _ADDED_REPLAY, "its methods replay in a part of each step, give --new_data_fraction"
+        ),
         "target_specialization": "every method runs to its end, so that all are compared",
         "resume_from_checkpoint": "the same command goes on with the cells that are not done",
         **dict.fromkeys(

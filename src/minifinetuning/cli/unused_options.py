@@ -37,7 +37,10 @@ def _idle(values: Mapping[str, Any]) -> Idle:
     if "objective" in values and not compares:
         yield from _beside_objective(values)
     if values.get("replay") is None and not compares:
-        yield "new_data_fraction", "replay", "nothing is replayed, give --replay"
+        for name in ("new_data_fraction", "replay_share", "replay_weight"):
+            yield name, "replay", "nothing is replayed, give --replay"
+    elif values.get("replay_share") is not None and not compares:
+        yield "new_data_fraction", "replay_share", "replayed text is added to whole steps"
     if values.get("max_steps", -1) > 0:
         decides = f"--max_steps {values['max_steps']} decides, give --max_steps -1"
         yield "num_train_epochs", "max_steps", decides

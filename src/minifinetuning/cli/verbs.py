@@ -80,7 +80,10 @@ def train(model: Any, adapter: Any, data: Any, training: Any) -> None:
     with run_folder(training, model, adapter, data, training):
         fisher = data.general if training.ewc_lambda > 0 else None
         needs = TextNeeds(
-            training.seed, new_data_fraction=training.new_data_fraction, fisher=fisher
+            training.seed,
+            new_data_fraction=training.new_data_fraction,
+            replay_share=training.replay_share,
+            fisher=fisher,
         )
         texts = read_texts(model, data, needs)
         if training.tau == AUTO:

@@ -11,6 +11,7 @@ from minifinetuning.data.sequences import (
     DOCUMENT_COLUMN,
     END_COLUMN,
     REPLAY_COLUMN,
+    REPLAYED_ROWS,
     TEACHER_COLUMN,
     normalized,
 )
@@ -23,23 +24,43 @@ def collate(examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Examples, as `normalized` makes them, to a batch of (B, T) tensors.
 
     Shorter sequences are padded at their end. Columns that begin with `teacher_` come along as
-    (B, T - 1, ...), padded with zeros, and `is_replay` as one bool; all others are left out.
+    (B, T - 1, ...), padded with zeros, as are rows that have none; all others are left out. What
+    is replayed comes last, and `replayed_rows` says how much that is.
     """
+    examples = _replayed_last(examples)
     rows = [normalized(example) for example in examples]
     batch: dict[str, Any] = {
         name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=filler)
         for name, filler in _FILLERS.items()
     }
-    for name in examples[0]:
+    columns = {name: value for each in examples for name, value in each.items()}
+    for name, column in columns.items():
         if name.startswith(TEACHER_COLUMN):
-            batch[name] = pad_sequence([row[name] for row in examples], batch_first=True)
-    return _with_replay(batch, examples)
+            batch[name] = pad_sequence(
+                [
+                    each.get(name, column.new_zeros(len(row["input_ids"]) - 1, *column.shape[1:]))
+                    for each, row in zip(examples, rows, strict=True)
+                ],
+                batch_first=True,
+            )
+    return batch | _replayed_rows(examples)
 
 
-def _with_replay(batch: dict[str, Any], examples: list[Mapping[str, Any]]) -> dict[str, Any]:
-    if any(REPLAY_COLUMN in example for example in examples):
-        batch[REPLAY_COLUMN] = all(example.get(REPLAY_COLUMN, False) for example in examples)
-    return batch
+def _replayed_last(examples: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Two slices of a batch are then its two texts."""
+    return sorted(examples, key=lambda example: bool(example.get(REPLAY_COLUMN, False)))
+
+
+def _replayed_rows(examples: list[Mapping[str, Any]]) -> dict[str, int]:
+    rows = sum(bool(example.get(REPLAY_COLUMN, False)) for example in examples)
+    return {REPLAYED_ROWS: rows} if rows else {}
+
+
+def rows_of(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """These rows of a batch of (B, ...) tensors."""
+    return {
+        name: value[rows] if isinstance(value, Tensor) else value for name, value in batch.items()
+    }
 
 
 class ForeignCollator:
@@ -54,6 +75,7 @@ class ForeignCollator:
         self.tokenizer = getattr(collator, "tokenizer", None)
 
     def __call__(self, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
+        examples = _replayed_last(examples)
         batch = dict(self.collator([model_inputs(example) for example in examples]))
         if missing := {"input_ids", "labels"} - batch.keys():
             raise InputError(
@@ -62,7 +84,7 @@ class ForeignCollator:
             )
         batch["labels"] = batch["labels"].clone()
         batch["labels"][:, 0] = -100
-        return _with_replay(batch, examples)
+        return batch | _replayed_rows(examples)
 
 
 def of_predictions(examples: Sequence[Mapping[str, Any]], first: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +104,7 @@ def of_predictions(examples: Sequence[Mapping[str, Any]], first: int) -> tuple[T
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch (or example) as a model takes it: without what is about the loss alone."""
-    own = {REPLAY_COLUMN, DOCUMENT_COLUMN, END_COLUMN}
+    own = {REPLAY_COLUMN, REPLAYED_ROWS, DOCUMENT_COLUMN, END_COLUMN}
     return {
         name: value
         for name, value in batch.items()

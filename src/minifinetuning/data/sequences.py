@@ -13,9 +13,12 @@ TEACHER_COLUMN = "teacher_"
 """Columns of this beginning hold one row per prediction, (T - 1, ...): see `collate`."""
 
 REPLAY_COLUMN = "is_replay"
-"""Whether a sequence is replayed; of a batch: whether all of it is. No column means that it is not.
+"""Whether a sequence is replayed. No column means that it is not."""
 
-A plain bool: what a batch is has to be known without waiting for the device.
+REPLAYED_ROWS = "replayed_rows"
+"""Of a batch: how many of its rows are replayed, which are its last. No column means that none is.
+
+A plain number: what a batch is has to be known without waiting for the device.
 """
 
 LABEL_MASKS = ("completion_mask", "assistant_masks")

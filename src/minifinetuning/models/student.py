@@ -17,26 +17,41 @@ from minifinetuning.models.causal import hidden_states, output_head, predicting
 from minifinetuning.objectives import BatchRule, Rule, finetuning
 from minifinetuning.ops import ExpectedEmbedding, Head, TeacherStates, linear_distillation
 
-__all__ = ["DistillationInputs", "DistillationOutput", "TokenMeans", "attach_distillation"]
+__all__ = ["DistillationInputs", "DistillationOutput", "ReplayedRows", "attach_distillation"]
 
 
 @dataclass(frozen=True)
 class DistillationInputs:
     """What the student's forward needs for the loss, beside tokens and labels.
 
-    `teacher` is about the B * (T - 1) predicting positions; None for objectives without one.
-    A `BatchRule` is bound to the batch of the forward pass: to one process's, and with gradient
-    accumulation to one micro-batch.
+    `teacher` is about the B * (T - 1) predicting positions; None for objectives without one. Where
+    the batch ends with rows of a rule of their own, `rule` and `teacher` are of those before them.
+    A `BatchRule` is bound to its rows of the forward pass: to one process's, and with gradient
+    accumulation to one micro-batch's.
     """
 
     rule: Rule
     teacher: TeacherStates | ExpectedEmbedding | None = None
     with_logits: bool = False
+    replayed: "ReplayedRows | None" = None
+
+
+@dataclass(frozen=True)
+class ReplayedRows:
+    """The last `count` rows of a batch, with their rule, and the teacher at their positions."""
+
+    count: int
+    rule: Rule
+    teacher: TeacherStates | ExpectedEmbedding | None = None
 
 
 @dataclass
 class DistillationOutput(ModelOutput):
-    """The op's results (see `ops.Distillation`); the per-token ones are (B * (T - 1),)."""
+    """The op's results (see `ops.Distillation`); the per-token ones are (B * (T - 1),).
+
+    Those of rows with a rule of their own are in `replayed`, and not in the others; logits are of
+    the whole batch.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -45,27 +60,7 @@ class DistillationOutput(ModelOutput):
     forward_kl: Tensor | None = None
     teacher_is_right: Tensor | None = None
     mixing: Tensor | None = None
-
-
-class TokenMeans:
-    """Sums over tokens of what the op says about them, kept on the device until they are logged."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, outputs: DistillationOutput) -> None:
-        """Take the values of a batch; without a teacher there are none."""
-        if outputs.forward_kl is None:
-            return
-        for name in ("tokens", "forward_kl", "teacher_is_right", "mixing"):
-            total = getattr(outputs, name).detach().sum().float()
-            self.sums[name] = self.sums.get(name, 0.0) + total
-
-    def drained(self) -> dict[str, float]:
-        """Means per token since the last call: KL in nats, share where the teacher is right, m."""
-        sums, self.sums = self.sums, {}
-        tokens = float(sums.pop("tokens", torch.zeros(())))
-        return {name: float(total) / tokens for name, total in sums.items()} if tokens else {}
+    replayed: "DistillationOutput | None" = None
 
 
 def attach_distillation(model: PreTrainedModel) -> None:
@@ -84,18 +79,40 @@ def _forward(
 def distillation_output(
     model: PreTrainedModel, inputs: dict[str, Any], distillation: DistillationInputs
 ) -> DistillationOutput:
-    """Decoder, shift by one token, op. `inputs` holds (B, T) `input_ids` and `labels`.
+    """Decoder, shift by one token, op; once for each rule. `inputs` holds (B, T) `input_ids` and
+    `labels`.
 
     Labels follow the convention of transformers: position t predicts labels[t + 1].
     """
-    states = hidden_states(model, inputs)
+    states, labels = hidden_states(model, inputs), inputs["labels"][:, 1:]
     head = output_head(model)
-    hidden, labels = predicting(states), inputs["labels"][:, 1:]
-    rule = _rule_of_batch(distillation.rule, hidden, head, labels)
-    result = _op(hidden, head, labels.flatten(), rule, distillation.teacher)
+    replayed = distillation.replayed
+    new = len(states) - (0 if replayed is None else replayed.count)
+    output = _output_of_rows(
+        states[:new], head, labels[:new], distillation.rule, distillation.teacher
+    )
+    if replayed is not None:
+        output.replayed = _output_of_rows(
+            states[new:], head, labels[new:], replayed.rule, replayed.teacher
+        )
+    if distillation.with_logits:
+        output.logits = head.logits(states)
+    return output
+
+
+def _output_of_rows(
+    states: Tensor,
+    head: Head,
+    labels: Tensor,
+    rule: Rule,
+    teacher: TeacherStates | ExpectedEmbedding | None,
+) -> DistillationOutput:
+    """Of rows (B, T, H) and (B, T - 1) that have one rule; there may be none."""
+    hidden = predicting(states)
+    rule = _rule_of_batch(rule, hidden, head, labels)
+    result = _op(hidden, head, labels.flatten(), rule, teacher)
     return DistillationOutput(
         loss=result.loss,
-        logits=head.logits(states) if distillation.with_logits else None,
         tokens=result.tokens,
         negative_log_likelihood=result.negative_log_likelihood,
         forward_kl=result.forward_kl,
@@ -106,7 +123,7 @@ def distillation_output(
 
 def _rule_of_batch(rule: Rule, hidden: Tensor, head: Head, labels: Tensor) -> Rule:
     """The rule; a `BatchRule` as that of this batch, which costs one more product with the head."""
-    if not isinstance(rule, BatchRule):
+    if not (isinstance(rule, BatchRule) and len(labels)):
         return rule
     with torch.no_grad():
         losses = _op(hidden, head, labels.flatten(), finetuning).negative_log_likelihood

@@ -27,6 +27,9 @@ class TeacherStates:
     hidden: Tensor
     head: Head
 
+    def __getitem__(self, rows: slice) -> "TeacherStates":
+        return TeacherStates(self.hidden[rows], self.head)
+
 
 @dataclass(frozen=True)
 class ExpectedEmbedding:
@@ -46,6 +49,9 @@ class ExpectedEmbedding:
     label: Tensor
     highest: Tensor
     negative_entropy: Tensor
+
+    def __getitem__(self, rows: slice) -> "ExpectedEmbedding":
+        return ExpectedEmbedding(*(value[rows] for value in vars(self).values()))
 
 
 def expected_embedding(hidden: Tensor, head: Head, labels: Tensor) -> ExpectedEmbedding:

@@ -92,8 +92,8 @@ def plan_cache(
 ) -> CachePlan:
     """What `--teacher_cache` comes to for a model that has not been trained yet.
 
-    `requested` is auto, none, hidden, expected or a folder: the first text's cache lies in it, the
-    others' below it by their names. `passes` is how often training will go over a text.
+    `requested` is auto, none, hidden, expected or a folder: the cache of the text "train" lies in
+    it, the others' below it by their names. `passes` is how often training will go over a text.
 
     auto takes no cache where a single pass would compute as much as the cache does, or where it
     does not fit beside those in use within the limit of all caches; otherwise the expected
@@ -110,8 +110,7 @@ def plan_cache(
     kind, reason = _kind(requested, obstacle)
     contents = _contents(kind, model, texts, head, autocast)
     stores = {
-        name: TeacherStore(_folder(requested, number, name, of), of)
-        for number, (name, of) in enumerate(contents.items())
+        name: TeacherStore(_folder(requested, name, of), of) for name, of in contents.items()
     }
     plan = CachePlan(reason, kind, stores)
     needed, free = plan.needed, _free(plan)
@@ -220,11 +219,11 @@ def _precision(model: PreTrainedModel | PeftModel, autocast: Autocast) -> tuple[
     return dtype, said.replace("torch.", "")
 
 
-def _folder(requested: str, number: int, name: str, contents: Contents) -> Path:
+def _folder(requested: str, name: str, contents: Contents) -> Path:
     if is_choice(requested):
         return teachers_folder() / contents.fingerprint.key[:16]
     folder = Path(requested).expanduser()
-    return folder / name if number else folder
+    return folder if name == "train" else folder / name
 
 
 def _free(plan: CachePlan) -> int:

@@ -39,6 +39,9 @@ class CacheConfig:
     )
     freeze_head: bool = option(False, "The training will have --freeze_head.")
     new_data_fraction: float = option(0.5, "With --replay: the share of new sequences in training.")
+    replay_share: float | None = option(
+        None, "Of training that adds replayed sequences: how many for each new one."
+    )
     per_device_train_batch_size: int = option(4, "Sequences of a forward pass.")
     bf16: bool | None = option(
         None, "bfloat16 autocast; if not said, wherever the device is fast at it."
@@ -76,7 +79,11 @@ def cache_teacher(
     if data.general == [SELF] and not data.replay:
         # What forgetting is measured on is not in the training text: none need be written now.
         read = replace(data, general=None)
-    needs = TextNeeds(options.seed, new_data_fraction=options.new_data_fraction)
+    needs = TextNeeds(
+        options.seed,
+        new_data_fraction=options.new_data_fraction,
+        replay_share=options.replay_share,
+    )
     texts = read_texts(model, read, needs)
     sequences = texts.trained()
     if not data.general:

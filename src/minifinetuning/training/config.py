@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from minifinetuning.data.mixing import replayed_per_new
 from minifinetuning.errors import InputError
 from minifinetuning.models.precision import bfloat16_pays
 from minifinetuning.objectives import OBJECTIVES, has_tau, needs_teacher
@@ -20,13 +21,16 @@ from minifinetuning.training.trainer_options import (
     require_warm_up_within,
 )
 
-__all__ = ["AUTO", "SELECTION", "ComparisonConfig", "MFTConfig"]
+__all__ = ["AUTO", "REPLAY_SHARE", "SELECTION", "ComparisonConfig", "MFTConfig"]
 
 AUTO = "auto"
 """The tau that has still to be chosen."""
 
 SELECTION = "eval_selection_perplexity"
 """What the step that is kept is chosen by; infinite where a step cannot be kept."""
+
+REPLAY_SHARE, REPLAY_WEIGHT = 0.25, 1.0
+"""Of replay that is added, where only the other one is said."""
 
 _EVALUATIONS = 0.1
 """Share of the steps between two evaluations, each with a checkpoint, where nothing is said."""
@@ -43,6 +47,7 @@ _OPEN = {
 """What a field whose default is None comes to, where nothing else decides."""
 
 _FOLLOWING = {"torch_compile", "torch_compile_backend"}
+_FOLLOWING |= {"replay_share", "replay_weight", "replay_objective"}
 _FOLLOWING |= {"dataloader_num_workers", "dataloader_persistent_workers"}
 """Other fields that may follow from what was set, or from the device."""
 
@@ -83,7 +88,15 @@ class MFTConfig(TrainingArguments):
     new_data_fraction: float = option(
         0.5, "With --replay: the share of each step's sequences that is new."
     )
-    replay_objective: str | None = option(None, "What replayed text trains, where that is another.")
+    replay_share: float | None = option(
+        None, "Rather than that, add replayed sequences to whole steps: this many for each new one."
+    )
+    replay_weight: float | None = option(
+        None, "Weight of added replay's mean loss; gives a share of 0.25, as a share gives weight 1."
+    )
+    replay_objective: str | None = option(
+        None, "What replayed text trains: as the new, or distillation where it is added."
+    )
     ewc_lambda: float = option(
         0.0, "Weight of elastic weight consolidation; its Fisher: general text."
     )
@@ -178,6 +191,12 @@ class MFTConfig(TrainingArguments):
             raise InputError("--output_dir is missing: name the folder that the result goes to")
         for name, objective in self._objectives().items():
             require_choice(name, objective, OBJECTIVES)
+        if self.adds_replay and self.new_data_fraction != _defaults(self)["new_data_fraction"]:
+            raise InputError(
+                f"--new_data_fraction {self.new_data_fraction} gives replayed text a part of each "
+                "step, where --replay_share and --replay_weight add it to whole steps: leave one "
+                "or the others out"
+            )
         if self.tau == AUTO and self.max_degeneralization is None:
             raise InputError("--tau auto needs a budget to choose by: give --max_degeneralization")
         if self.tau == AUTO and not has_tau(self.objective):
@@ -196,6 +215,10 @@ class MFTConfig(TrainingArguments):
 
     def _settle_open_fields(self) -> None:
         """Give each field that is None its value; of two that have to agree, the other's."""
+        if self.adds_replay:
+            self.replay_share = self.replay_share or REPLAY_SHARE
+            self.replay_weight = self.replay_weight or REPLAY_WEIGHT
+            self.replay_objective = self.replay_objective or "distillation"
         strategy = "epoch" if "epoch" in (self.eval_strategy, self.save_strategy) else "steps"
         self.eval_strategy = self.eval_strategy or strategy
         self.save_strategy = self.save_strategy or strategy
@@ -265,6 +288,8 @@ class MFTConfig(TrainingArguments):
     def sequences_per_step(self) -> int:
         """Sequences of an optimizer step over all processes, each of which trains on one device.
 
+        Replayed ones that are added to the step come on top of them.
+
         `train_batch_size` counts the GPUs that a process sees, but it takes only the first.
         """
         of_a_process = self.per_device_train_batch_size * self.gradient_accumulation_steps
@@ -274,6 +299,16 @@ class MFTConfig(TrainingArguments):
         """The objectives of this run by the option that names them."""
         named = {"objective": self.objective, "replay_objective": self.replay_objective}
         return {name: objective for name, objective in named.items() if objective is not None}
+
+    @property
+    def adds_replay(self) -> bool:
+        """Whether replayed text is added to whole steps, and takes no part of them."""
+        return self.replay_share is not None or self.replay_weight is not None
+
+    @property
+    def replayed_per_new(self) -> float:
+        """How many replayed sequences a run with replay has for each specialized one."""
+        return replayed_per_new(self.new_data_fraction, self.replay_share)
 
     @property
     def needs_teacher(self) -> bool:

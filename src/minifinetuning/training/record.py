@@ -51,7 +51,8 @@ def run_record(
     if adapter.adapter:
         configuration |= {"adapter": adapter.adapter, "rank": adapter.rank}
     # Of all processes; none in a resumed run that did nothing.
-    tokens = stopwatch.steps * training.sequences_per_step * texts.sequence_length
+    sequences = training.sequences_per_step * (1 + (training.replay_share or 0))
+    tokens = stopwatch.steps * sequences * texts.sequence_length
     return {
         "method": method,
         **comparison(trainer.reference, trainer.kept_scores()),

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minifinetuning.data.mixing import Mixture
+from minifinetuning.data.mixing import Addition, Mixture
 from minifinetuning.data.sequences import (
     Sequences,
     require_embeddings,
@@ -37,7 +37,7 @@ def require_texts(
     replay: object | None,
     fisher: object | None,
     train: object | None = None,
-) -> Mixture | None:
+) -> Mixture | Addition | None:
     """Raise InputError where an option needs a text that is not there, or does not fit it.
 
     `validation` are the texts to evaluate on by name, `fisher` that of the Fisher information. Each
@@ -61,6 +61,10 @@ def require_texts(
         _require_fisher(args, fisher)
     if replay is not None:
         return _mixture(args, [text for text in (train, replay) if text is not None])
+    if args.adds_replay:
+        raise InputError(
+            "--replay_share and --replay_weight need replayed text: give it as --replay"
+        )
     if args.replay_objective is not None:
         raise InputError("--replay_objective needs replayed text: give it as --replay")
     return None
@@ -106,29 +110,24 @@ def _require_fisher(args: MFTConfig, text: object | None) -> None:
         raise InputError("--ewc_lambda needs whole weights in each process: train without sharding")
 
 
-def _mixture(args: MFTConfig, texts: list[object]) -> Mixture:
-    """The mixture of replay. Raises InputError where options do not fit the batch, or the texts."""
+def _mixture(args: MFTConfig, texts: list[object]) -> Mixture | Addition:
+    """How replay shares a step. Raises InputError where options do not fit the batch, or the texts."""
     if not all(isinstance(text, Sized) for text in texts):
         raise InputError("replay needs training texts of known length: give datasets that have it")
     if args.auto_find_batch_size:
         raise InputError(
-            "--auto_find_batch_size would change the share of new text in a step: with --replay "
+            "--auto_find_batch_size would change what a step holds of either text: with --replay "
             "choose --per_device_train_batch_size"
         )
-    mixture = Mixture.of(
+    if args.adds_replay:
+        assert args.replay_share is not None, "settled with the weight"
+        return Addition.of(args.replay_share, args.sequences_per_step)
+    return Mixture.of(
         args.new_data_fraction,
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         args.world_size,
     )
-    if args.replay_objective not in (None, args.objective) and not mixture.is_separate:
-        raise InputError(
-            f"--replay_objective needs forward passes of one text alone: {mixture.new} new "
-            f"sequences a step are no multiple of --per_device_train_batch_size "
-            f"{args.per_device_train_batch_size}, choose a smaller one and more "
-            "--gradient_accumulation_steps"
-        )
-    return mixture
 
 
 def named_texts(

@@ -12,6 +12,7 @@ from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError
 from minifinetuning.evaluation.scores import GENERAL, SPECIALIZED
 from minifinetuning.models.weights import sampled_weights_identity
+from minifinetuning.objectives import needs_teacher
 from minifinetuning.teacher import (
     Autocast,
     CachePlan,
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 class RunTeacher:
     """What a run asks about the starting model, through a cache or live.
 
-    It is asked about what is trained on where the objective needs it, and about the specialized
+    It is asked about a text that is trained on where the text's objective needs it, and about the specialized
     validation text where `watches_kl`: KL(p_T || p_S) is followed there for want of general text.
     `plan` says whether through a cache, and `teacher` answers. Where a cache is possible both come
     with `begin`, which hashes the texts and the weights and computes what is missing. Raises
@@ -57,8 +58,11 @@ class RunTeacher:
         self._autocast = autocast
         self._cached: Mapping[str, Sequences] = {}
         self._texts: dict[str, Any] = {}
-        if args.needs_teacher:
-            self._texts = {"train": train} if replay is None else {"train": train, "replay": replay}
+        self._train, self._replays = train, replay is not None
+        if needs_teacher(args.objective):
+            self._texts["train"] = train
+        if replay is not None and needs_teacher(args.replay_objective or args.objective):
+            self._texts["replay"] = replay
         without_general = validation is not None and GENERAL not in validation
         self.watches_kl = args.watches_forgetting and without_general
         if self.watches_kl and validation is not None:
@@ -141,15 +145,17 @@ class RunTeacher:
 
     def _passes(self) -> float:
         """How often this run goes over its training texts, on the average over sequences."""
-        if "train" not in self._texts:
+        args, trained = self._args, self._texts.keys() & {"train", "replay"}
+        if not trained:
             return math.inf
-        specialized, replay = len(self._texts["train"]), len(self._texts.get("replay", ()))
-        seen = self._args.num_train_epochs * specialized
-        if replay:
-            seen /= self._args.new_data_fraction
-        if self._args.max_steps > 0:
-            seen = self._args.max_steps * self._args.sequences_per_step
-        return seen / max(1, specialized + replay)
+        new = args.num_train_epochs * len(self._train)
+        if args.max_steps > 0:
+            new = args.max_steps * args.sequences_per_step
+            if self._replays and not args.adds_replay:
+                new *= args.new_data_fraction
+        seen = {"train": new, "replay": args.replayed_per_new * new}
+        sequences = sum(len(self._texts[name]) for name in trained)
+        return sum(seen[name] for name in trained) / max(1, sequences)
 
 
 def _no_cache(requested: str, texts: Mapping[str, Any], *, own_batches: bool) -> str | None:

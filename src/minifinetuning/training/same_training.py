@@ -20,14 +20,15 @@ __all__ = ["require_same_settings", "require_same_training", "training_record"]
 
 logger = logging.getLogger(__name__)
 
-_LOSS = ("objective", "tau", "kl_weight", "replay_objective", "ewc_lambda", "neftune_noise_alpha")
-_ORDER = ("new_data_fraction", "train_sampling_strategy", "dataloader_drop_last", "data_seed")
+_LOSS = ("objective", "tau", "kl_weight", "ewc_lambda", "neftune_noise_alpha")
+_REPLAY = ("new_data_fraction", "replay_share", "replay_weight", "replay_objective")
+_ORDER = ("train_sampling_strategy", "dataloader_drop_last", "data_seed")
 _STEPS = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps")
 _OPTIMIZER = ("optim", "optim_args", "optim_target_modules", "lr_scheduler_kwargs", "weight_decay")
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
 _MODEL = ("freeze_head", "seed", "bf16", "fp16")
 _CHOICE = ("metric_for_best_model", "greater_is_better")
-_SETTINGS = _LOSS + _ORDER + _STEPS + _OPTIMIZER + _ADAM + _MODEL + _CHOICE
+_SETTINGS = _LOSS + _REPLAY + _ORDER + _STEPS + _OPTIMIZER + _ADAM + _MODEL + _CHOICE
 """The options that decide what each step does to the weights, and which step is the best.
 
 How often a run is logged, evaluated and saved may change, and so may the budget that stops it.

@@ -18,6 +18,7 @@ from minifinetuning.data import (
     corpus_from_sources,
 )
 from minifinetuning.data.config import DEFAULT_SEQUENCE_LENGTH, DataConfig
+from minifinetuning.data.mixing import replayed_per_new
 from minifinetuning.data.sequences import Sequences, predicts_text, require_embeddings
 from minifinetuning.data.sources import Sources, has_columns
 from minifinetuning.data.tokenizers import closing_token_id
@@ -71,13 +72,14 @@ class TextNeeds:
     """What a run does with its texts beside measuring on them.
 
     `seed` is that of the split, `with_train` says whether the specialized text is trained on,
-    `new_data_fraction` its share beside replayed text. Where nothing is replayed, `fisher` names
-    the text of a Fisher information, which leaves out what the others are measured on.
+    `new_data_fraction` or `replay_share` how much is replayed beside it (see `replayed_per_new`).
+    Where nothing is replayed, `fisher` names the text of a Fisher information, which leaves out what the others are measured on.
     """
 
     seed: int
     with_train: bool = True
     new_data_fraction: float = 0.5
+    replay_share: float | None = None
     fisher: list[str] | None = None
 
 
@@ -102,7 +104,7 @@ def read_texts(
     """Read, split and pack the texts with the model's tokenizer, and `say` what they came to.
 
     Of `data.general` the validation side is what DG is measured on. `data.replay` holds as many
-    tokens as `new_data_fraction` asks for where either text is gone through equally often. No text
+    tokens as `needs` ask for where either text is gone through equally often. No text
     is trained on documents that another one is measured on, in part or whole, nor on near-copies of
     them; by content, so that it does not matter how their sources are named. `warn` is told what
     makes figures say little. Raises InputError for input that cannot be used.
@@ -124,7 +126,7 @@ def read_texts(
     measured = measured | own.held_out
     replay = fisher = None
     if data.replay is not None and own.train is not None:
-        share = (1 - needs.new_data_fraction) / needs.new_data_fraction
+        share = replayed_per_new(needs.new_data_fraction, needs.replay_share)
         count = max(1, round(share * len(own.train)))
         replay = reader.training_side(REPLAY, data.replay, measured, share=share, sequences=count)
     elif needs.fisher is not None:

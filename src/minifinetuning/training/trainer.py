@@ -24,21 +24,21 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from minifinetuning.data.batches import ForeignCollator, collate, model_inputs
-from minifinetuning.data.mixing import MixedOrder, MixedSequences
-from minifinetuning.data.sequences import REPLAY_COLUMN, Sequences
+from minifinetuning.data.mixing import MixedSequences
+from minifinetuning.data.sequences import Sequences
 from minifinetuning.errors import InputError, TrainingDivergedError
 from minifinetuning.evaluation.comparison import measurements
 from minifinetuning.evaluation.scores import TextScores, scores_by_text
 from minifinetuning.models.causal import causal_model, freeze_head
 from minifinetuning.models.saving import save_model
-from minifinetuning.models.student import DistillationInputs, TokenMeans, attach_distillation
-from minifinetuning.objectives import rule
+from minifinetuning.models.student import attach_distillation
 from minifinetuning.teacher import CachePlan
 from minifinetuning.teacher.live import Teacher
 from minifinetuning.training.callbacks import ProgressLine, SamplerEpoch
 from minifinetuning.training.checkpoints import last_complete_checkpoint
 from minifinetuning.training.config import MFTConfig
 from minifinetuning.training.ewc import ElasticPenalty, starting_penalty
+from minifinetuning.training.loss import StepLoss
 from minifinetuning.training.requirements import (
     named_texts,
     refuse_ignored,
@@ -79,7 +79,8 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
     be measured, and KL(p_T || p_S) on the specialized text is logged as the signal of forgetting.
 
     `replay_dataset` is general text to train on beside the other: of each process's sequences in
-    each step exactly the share `new_data_fraction` is new. `fisher_dataset` (where nothing is said
+    each step exactly the share `new_data_fraction` is new; or, with `replay_share`, each step has
+    that many more sequences for each new one (see `StepLoss`). `fisher_dataset` (where nothing is said
     the replayed text) is what `ewc_lambda` estimates its Fisher information on. Neither may share
     documents with the general validation text.
 
@@ -154,15 +155,12 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         # The loss is ours for every architecture: also where a model's own forward could not be
         # told the tokens of the whole step, and accumulated passes would each take their own mean.
         self.model_accepts_loss_kwargs = True
-        settings = (args.fixed_tau, args.kl_weight)
-        self.rule = rule(args.objective, *settings)
-        self.replay_rule = rule(args.replay_objective or args.objective, *settings)
+        self.step_loss = StepLoss(args, replays=replay_dataset is not None)
         if args.freeze_head:
             freeze_head(self.model)
         self.reference = None if reference is None else dict(reference)
         self.scores_by_step: dict[int, dict[str, TextScores]] = {}
         self.checkpoints = RunCheckpoints(args)
-        self._means = TokenMeans()
         self._penalty: ElasticPenalty | None = None
         self._run_teacher = RunTeacher(
             args,
@@ -236,7 +234,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         assert self.mixture is not None
         sizes = len(train_dataset.specialized), len(train_dataset.replay)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return MixedOrder(*sizes, self.mixture, seed)
+        return self.mixture.order(*sizes, seed)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, which trains a step before it asks whether the run has ended already."""
@@ -244,6 +242,13 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; added replay has a mean of its own, and so the count of either text, (2,)."""
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        if self.step_loss.adds_replay and batches:
+            count = self._sum(self.step_loss.counts(batches))
+        return batches, count
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step; the penalty joins the gradients once they are whole."""
@@ -260,21 +265,20 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The summed loss of the batch over the number of predicted tokens of the whole step."""
-        rule = self.replay_rule if inputs.get(REPLAY_COLUMN) else self.rule
-        answers = None
-        if self.args.needs_teacher:
+        """The summed loss of the batch over the number of predicted tokens of the whole step.
+
+        Where replayed text is added, each of the two over its own number: see `StepLoss`.
+        """
+        of_step, teacher = self.step_loss, None
+        if of_step.asks_teacher:
             teacher = self._run_teacher.begin()
-            assert teacher is not None
-            # The student's forward is under autocast by accelerate's wrapper; the teacher's is not.
-            with self.accelerator.autocast():
-                answers = teacher.outputs(inputs)
-        distillation = DistillationInputs(rule, answers, return_outputs)
+        # The student's forward is under autocast by accelerate's wrapper; the teacher's is not.
+        with self.accelerator.autocast():
+            distillation = of_step.inputs(inputs, teacher, with_logits=return_outputs)
         outputs = model(**model_inputs(inputs), distillation=distillation)
-        self._means.add(outputs)
-        count = outputs.tokens if num_items_in_batch is None else num_items_in_batch
-        loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+        loss = of_step.of(outputs, num_items_in_batch)
+        is_of_all = self.args.average_tokens_across_devices or of_step.adds_replay
+        if num_items_in_batch is not None and is_of_all:
             # The count is of all processes, and data parallel averages their gradients.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -286,7 +290,7 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         """
         if "loss" in logs:
             self._require_finite(logs["loss"])
-            logs = {**logs, **self._means.drained()}
+            logs = {**logs, **self.step_loss.drained(self._sum)}
             if self._penalty is not None:
                 logs["ewc_penalty"] = float(self._penalty.last)
         super().log(logs, *args, **kwargs)
@@ -368,12 +372,15 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
         )
         if world_size == 1:
             return scores
-        return {name: score.over_processes(self._sum) for name, score in scores.items()}
+        return {
+            name: score.over_processes(lambda values: self._sum(values).cpu())
+            for name, score in scores.items()
+        }
 
     def _sum(self, values: Tensor) -> Tensor:
         """Over all processes."""
         whole: Tensor = self.accelerator.reduce(values.to(self.accelerator.device))
-        return whole.cpu()
+        return whole
 
     @property
     def kept_step(self) -> int:
