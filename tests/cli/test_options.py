@@ -278,7 +278,8 @@ def test_only_the_first_process_prints_the_result(process, monkeypatch, capsys):
     }.items():
         monkeypatch.setattr(f"minifinetuning.{name}", lambda *a, found=found, **k: found)
     training = {"process_index": process, "tau": 0.5, "output_dir": "o", "seed": 1}
-    training = SimpleNamespace(**training, new_data_fraction=0.5, ewc_lambda=0.0)
+    training |= {"new_data_fraction": 0.5, "replay_share": None, "ewc_lambda": 0.0}
+    training = SimpleNamespace(**training)
     text = SimpleNamespace(data=["d"], general=["g"], replay=None)
     for verb in (verbs.train, verbs.prepare_reference):
         verb(None, None, text, training)

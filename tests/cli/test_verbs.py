@@ -148,6 +148,41 @@ def as_cache(words: list[str]) -> list[str]:
     return ["cache", *(word for pair in pairs if pair[0][2:] in kept for word in pair)]
 
 
+def test_a_cache_made_ahead_knows_how_much_text_is_added(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, caplog: Any
+) -> None:
+    folder = tmp_path / "teacher"
+    added = {"replay": "self", "replay_share": 0.5, "teacher_cache": folder}
+    words = command(model_folder, texts, tmp_path / "out", objective="ft", max_steps=8, **added)
+    ahead = [word for pair in added.items() for word in (f"--{pair[0]}", str(pair[1]))]
+    cached = [*as_cache(command(model_folder, texts, tmp_path / "out", max_steps=8)), *ahead]
+    assert main(cached) == 0
+    assert "to be computed" in capsys.readouterr().out
+    assert main(words) == 0
+    # Plain finetuning asks the teacher about the replayed text, which lies below the other.
+    assert f"already there, in {folder / 'replay'}" in caplog.text
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    told = metrics["configuration"]
+    assert (told["replay_share"], told["replay_weight"]) == (0.5, 1.0)
+    assert told["replay_objective"] == "distillation"
+    sequences = [metrics["data"][name]["train_sequences"] for name in ("replay", "specialized")]
+    assert sequences[0] == round(0.5 * sequences[1])
+
+
+def test_a_cache_of_replayed_text_alone_is_found_again_and_added_to(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, caplog: Any
+) -> None:
+    folder = tmp_path / "teacher"
+    added = {"replay": "self", "replay_share": 0.5, "teacher_cache": folder, "max_steps": 8}
+    for number, objective in enumerate(("ft", "ft", "mft")):
+        caplog.clear()
+        out = tmp_path / f"out-{number}"
+        assert main(command(model_folder, texts, out, objective=objective, **added)) == 0
+        assert ("already there" in caplog.text) == (number > 0)
+    assert (folder / "cache.json").exists()
+    assert (folder / "replay" / "cache.json").exists()
+
+
 @pytest.mark.parametrize("general", [True, False])
 @pytest.mark.parametrize("adapter", [[], ["--adapter", "lora", "--rank", "2"]])
 def test_a_cache_made_ahead_is_the_one_that_training_takes(

@@ -115,7 +115,7 @@ def test_states_are_kept_in_what_the_model_runs_in(tiny_model, texts):
     assert len(folders) == 2
 
 
-def test_a_folder_of_ones_own_holds_the_first_text_and_the_others_below(
+def test_a_folder_of_ones_own_holds_what_is_trained_on_and_the_others_below(
     tiny_model, texts, tmp_path, own_cache
 ):
     folder = tmp_path / "mine"

@@ -193,7 +193,7 @@ def test_the_mixture_is_of_one_gpu_where_a_process_sees_several(
     )
     order = trainer.get_train_dataloader().batch_sampler.sampler
     assert isinstance(order, MixedOrder)
-    indices = list(order)
+    indices = [index for (index,) in order]
     assert len(indices) == 40
     assert all(sum(index < 20 for index in indices[at : at + 4]) == 2 for at in range(0, 40, 4))
 

@@ -1,4 +1,7 @@
-"""Two processes with data parallelism, replay, EWC and a teacher's cache, against one; resumed."""
+"""Two processes with data parallelism, replay, EWC and a teacher's cache, against one; resumed.
+
+Replay is a part of each step, or added to it.
+"""
 
 import json
 import socket
@@ -66,13 +69,19 @@ def resumed_and_whole(name):
 teacher = "none" if world_size == 1 else f"{given['folder']}/teacher"
 run = trainer(f"{world_size}-replay", teacher_cache=teacher)
 run.train()
-results = {"log": run.state.log_history, "weights": weights(run), "reference": {
+added = trainer(f"{world_size}-added-replay", teacher_cache=teacher, **given["added"])
+added.train()
+results = {"log": run.state.log_history, "weights": weights(run)}
+results |= {"added_log": added.state.log_history, "added_weights": weights(added)}
+results |= {"reference": {
     name: [scores.losses.negative_log_likelihood.tolist(), scores.losses.tokens.tolist(),
            scores.ends.negative_log_likelihood]
     for name, scores in run.reference.items()
 }}
 if world_size == 2:
     results["resumed"] = {name: resumed_and_whole(name) for name in ("replay", "plain")}
+    given["resumed"] |= given["added"]
+    results["resumed"]["added"] = resumed_and_whole("added-replay")
 if run.is_world_process_zero():
     with open(f"{given['folder']}/{world_size}.json", "w") as file:
         json.dump(results, file)
@@ -109,7 +118,12 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
             **{"eval_strategy": "no", "save_strategy": "steps", "save_steps": 7},
             **{"per_device_train_batch_size": 2, "teacher_cache": "none", "sequences": 8},
         },
+        # Some steps have a replayed sequence, in one of the two processes; some have none.
+        "added": {"replay_share": 0.1, "replay_weight": 3.0, "ewc_lambda": 0.0},
     }
+    for index, sequence in enumerate([*given["train"], *given["replay"]]):
+        masked = (0, 9, 3)[index % 3]
+        sequence["labels"] = [-100] * masked + sequence["input_ids"][masked:]
     for size in (1, 2):
         port = free_port()
         ranks = [
@@ -121,8 +135,13 @@ def test_two_processes_give_the_weights_and_the_figures_of_one(
 
     assert len(list((tmp_path / "teacher").glob("part-*.safetensors"))) == 40
     one, two = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (1, 2))
-    for name, values in one["weights"].items():
-        assert _flat(two["weights"][name]) == pytest.approx(_flat(values), abs=1e-6), name
+    for kind in ("weights", "added_weights"):
+        for name, values in one[kind].items():
+            assert _flat(two[kind][name]) == pytest.approx(_flat(values), abs=1e-6), name
+    for name in ("loss", "specialized_loss", "replay_kl", "forward_kl", "mixing"):
+        logged = [[e[name] for e in run["added_log"] if name in e] for run in (one, two)]
+        assert len(logged[0]) >= 1, name
+        assert logged[1] == pytest.approx(logged[0], rel=1e-4, abs=1e-6), name
     figures = ("loss", "eval_specialized_perplexity", "eval_general_perplexity")
     for name in figures:
         logged = [[entry[name] for entry in run["log"] if name in entry] for run in (one, two)]

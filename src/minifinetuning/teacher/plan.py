@@ -109,9 +109,7 @@ def plan_cache(
     obstacle = _obstacle_to_expected(head)
     kind, reason = _kind(requested, obstacle)
     contents = _contents(kind, model, texts, head, autocast)
-    stores = {
-        name: TeacherStore(_folder(requested, name, of), of) for name, of in contents.items()
-    }
+    stores = {name: TeacherStore(_folder(requested, name, of), of) for name, of in contents.items()}
     plan = CachePlan(reason, kind, stores)
     needed, free = plan.needed, _free(plan)
     if is_automatic(requested) and needed:
@@ -165,7 +163,7 @@ def _kind(requested: str, obstacle: str | None) -> tuple[str, str]:
     """The kind of cache, and why."""
     if requested.endswith(HIDDEN) and is_choice(requested):
         return HIDDEN, f"--teacher_cache {HIDDEN}"
-    found = None if is_choice(requested) else stored_fingerprint(Path(requested).expanduser())
+    found = None if is_choice(requested) else _held(Path(requested).expanduser())
     if found is None:
         if obstacle:
             return HIDDEN, f"not expected embeddings: {obstacle}"
@@ -176,6 +174,14 @@ def _kind(requested: str, obstacle: str | None) -> tuple[str, str]:
             f"{obstacle}; name another folder"
         )
     return (EXPECTED if found.get("kind") == EXPECTED else HIDDEN), "as the folder holds"
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of the cache in a folder, or of a text's below it; None where none is."""
+    if (found := stored_fingerprint(folder)) or not folder.exists():
+        return found
+    below = (stored_fingerprint(each) for each in sorted(folder.glob("[!.]*")))
+    return next(below, None)
 
 
 def _obstacle_to_expected(head: Head) -> str | None:

@@ -180,13 +180,16 @@ class _OpenPart:
 
 
 def stored_fingerprint(folder: Path) -> dict[str, Any] | None:
-    """The fields of the fingerprint of the cache in `folder`; None where nothing is there yet.
+    """The fields of the fingerprint of the cache in `folder`; None where none is there yet.
 
-    Raises InputError where what is there is no teacher's cache.
+    Caches of other texts may lie in folders below it. Raises InputError where what is there is no
+    teacher's cache.
     """
     if not folder.exists():
         return None
-    if folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()):
+    if folder.is_dir() and all(
+        entry.name.startswith(".") or (entry / MANIFEST).is_file() for entry in folder.iterdir()
+    ):
         return None
     try:
         content = (folder / MANIFEST).read_text(encoding="utf-8")

@@ -89,10 +89,11 @@ class MFTConfig(TrainingArguments):
         0.5, "With --replay: the share of each step's sequences that is new."
     )
     replay_share: float | None = option(
-        None, "Rather than that, add replayed sequences to whole steps: this many for each new one."
+        None, "Or replay is added to whole steps: sequences of it for each new one."
     )
     replay_weight: float | None = option(
-        None, "Weight of added replay's mean loss; gives a share of 0.25, as a share gives weight 1."
+        None,
+        "With --replay_share (0.25 if not said): the weight of its mean loss, 1 if not said.",
     )
     replay_objective: str | None = option(
         None, "What replayed text trains: as the new, or distillation where it is added."

@@ -140,7 +140,8 @@ class TokenMeans:
 
     def add(self, outputs: DistillationOutput) -> None:
         """Take the values of some rows; what needs a teacher counts where there was one."""
-        assert outputs.loss is not None and outputs.tokens is not None
+        assert outputs.loss is not None
+        assert outputs.tokens is not None
         values = [outputs.tokens, outputs.loss]
         if outputs.forward_kl is not None:
             values += [outputs.tokens, *(getattr(outputs, name).sum() for name in _WITH_TEACHER)]

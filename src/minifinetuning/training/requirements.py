@@ -111,7 +111,7 @@ def _require_fisher(args: MFTConfig, text: object | None) -> None:
 
 
 def _mixture(args: MFTConfig, texts: list[object]) -> Mixture | Addition:
-    """How replay shares a step. Raises InputError where options do not fit the batch, or the texts."""
+    """How replay shares a step. Raises InputError where options do not fit batch or texts."""
     if not all(isinstance(text, Sized) for text in texts):
         raise InputError("replay needs training texts of known length: give datasets that have it")
     if args.auto_find_batch_size:

@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 class RunTeacher:
     """What a run asks about the starting model, through a cache or live.
 
-    It is asked about a text that is trained on where the text's objective needs it, and about the specialized
-    validation text where `watches_kl`: KL(p_T || p_S) is followed there for want of general text.
+    It is asked about a text that is trained on where the text's objective needs it, and about the
+    specialized validation text where `watches_kl`: KL(p_T || p_S) is followed there for want of
+    general text.
     `plan` says whether through a cache, and `teacher` answers. Where a cache is possible both come
     with `begin`, which hashes the texts and the weights and computes what is missing. Raises
     InputError, when it is made, for a cache that cannot be, and for adapters that cannot be

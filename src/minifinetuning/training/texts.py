@@ -73,7 +73,8 @@ class TextNeeds:
 
     `seed` is that of the split, `with_train` says whether the specialized text is trained on,
     `new_data_fraction` or `replay_share` how much is replayed beside it (see `replayed_per_new`).
-    Where nothing is replayed, `fisher` names the text of a Fisher information, which leaves out what the others are measured on.
+    Where nothing is replayed, `fisher` names the text of a Fisher information, which leaves out
+    what the others are measured on.
     """
 
     seed: int

@@ -80,9 +80,9 @@ class MFTTrainer(Trainer):  # type: ignore[misc]
 
     `replay_dataset` is general text to train on beside the other: of each process's sequences in
     each step exactly the share `new_data_fraction` is new; or, with `replay_share`, each step has
-    that many more sequences for each new one (see `StepLoss`). `fisher_dataset` (where nothing is said
-    the replayed text) is what `ewc_lambda` estimates its Fisher information on. Neither may share
-    documents with the general validation text.
+    that many more sequences for each new one (see `StepLoss`). `fisher_dataset` (where nothing is
+    said the replayed text) is what `ewc_lambda` estimates its Fisher information on. Neither may
+    share documents with the general validation text.
 
     The model as given is the reference: the teacher, and what S and DG are relative to. With
     `peft_config` the adapters are made here. `reference` are the starting model's scores where they
