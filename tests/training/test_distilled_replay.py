@@ -198,6 +198,36 @@ def test_plain_finetuning_asks_the_live_teacher_about_replayed_rows_alone(
     assert all(len(ids) == 1 and ids.max() >= 200 for ids in asked)
 
 
+def test_it_trains_in_bfloat16_and_with_a_collator_of_another_making(
+    tiny_model, training_arguments, texts
+):
+    def theirs(examples):
+        length = max(len(example["input_ids"]) for example in examples)
+        padded = {
+            name: [example[name] + [fill] * (length - len(example[name])) for example in examples]
+            for name, fill in (("input_ids", 0), ("labels", -100))
+        }
+        return {name: torch.tensor(rows) for name, rows in padded.items()}
+
+    def figures(**options):
+        args = {"per_device_train_batch_size": 4, "logging_steps": 1, **ADDED}
+        data_collator = options.pop("data_collator", None)
+        trainer = MFTTrainer(
+            tiny_model("llama"),
+            training_arguments(**args, **options),
+            train_dataset=texts[0],
+            replay_dataset=texts[1],
+            data_collator=data_collator,
+        )
+        trainer.train()
+        return logged(trainer, "loss"), logged(trainer, "replay_kl")
+
+    plain = figures()
+    for got in (figures(data_collator=theirs), figures(bf16=True)):
+        for values, expected in zip(got, plain, strict=True):
+            assert values == pytest.approx(expected, rel=0.05, abs=5e-3)
+
+
 class Interrupt(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 5:
