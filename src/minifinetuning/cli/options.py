@@ -43,8 +43,8 @@ _HOW_THEY_ARE_SAVED = ("save_only_model", "save_on_each_node", "enable_jit_check
 _BEST_STEP = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 _HUB = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push")
 _ADDED_REPLAY = ("replay_share", "replay_weight")
-_NOT_ON_ONE_TEXT = ("max_degeneralization", "replay_objective", "new_data_fraction", "ewc_lambda")
-_NOT_ON_ONE_TEXT += _ADDED_REPLAY
+_REPLAY = ("replay_objective", "new_data_fraction", *_ADDED_REPLAY)
+_NOT_ON_ONE_TEXT = ("max_degeneralization", *_REPLAY, "ewc_lambda")
 
 _SCRIPTS = dict.fromkeys(
     ("do_train", "do_eval", "do_predict"), "it is for scripts of transformers, leave it out"

@@ -33,7 +33,7 @@ class StepLoss:
 
     def __init__(self, args: MFTConfig, *, replays: bool) -> None:
         self.adds_replay = replays and args.adds_replay
-        self.weight = args.replay_weight
+        self.weight = args.replay_weight or 0.0
         replayed = args.replay_objective or args.objective
         self.is_distilled = replayed == "distillation"
         # Of one rule and one mean, both texts go through the op together.
@@ -78,38 +78,31 @@ class StepLoss:
             counts.append(torch.stack([kept[:new].sum(), kept[new:].sum()]))
         return torch.stack(counts).sum(0)
 
-    def of(self, outputs: DistillationOutput, counts: Tensor | int | None) -> Tensor:
-        """The pass's part of the step's loss; without `counts` the pass is the step.
+    def of(self, outputs: Any, counts: Tensor | int | None) -> Tensor:
+        """The pass's part of the step's loss, from a `DistillationOutput`.
 
         `counts` are the predicted tokens of the whole step: of both texts together, or where
-        replayed text is added those of either, (2,).
+        replayed text is added those of either, (2,). Without them the pass is the step.
         """
-        replayed = outputs.replayed
         self.means.add(outputs)
-        if replayed is not None:
-            self.replay_means.add(replayed)
-        assert outputs.loss is not None
-        if not self.adds_replay:
-            tokens, loss = outputs.tokens, outputs.loss
-            if replayed is not None:
-                tokens, loss = tokens + replayed.tokens, loss + replayed.loss
-            return loss / torch.as_tensor(tokens if counts is None else counts).clamp(min=1)
+        if outputs.replayed is not None:
+            self.replay_means.add(outputs.replayed)
+        return self._two_means(outputs, counts) if self.adds_replay else _one_mean(outputs, counts)
+
+    def _two_means(self, outputs: Any, counts: Any) -> Tensor:
+        replayed = outputs.replayed
         if counts is None:
             none = torch.zeros_like(outputs.tokens)
             counts = torch.stack([outputs.tokens, none if replayed is None else replayed.tokens])
-        new, old = torch.as_tensor(counts).clamp(min=1)
-        loss = outputs.loss / new
-        if replayed is not None:
-            loss = loss + self.weight * self._replay_loss(replayed) / old
-        return loss
-
-    def _replay_loss(self, outputs: DistillationOutput) -> Tensor:
-        """Summed. The entropy of p_T, which CE has on top of the KL, has no gradient."""
-        loss: Any = outputs.loss
-        if not self.is_distilled:
+        new, old = counts.clamp(min=1)
+        loss: Tensor = outputs.loss / new
+        if replayed is None:
             return loss
-        assert outputs.forward_kl is not None
-        return outputs.forward_kl.sum() + (loss - loss.detach())
+        of_replayed = replayed.loss
+        if self.is_distilled:
+            # The entropy of p_T, which CE has on top of the KL, has no gradient.
+            of_replayed = replayed.forward_kl.sum() + (of_replayed - of_replayed.detach())
+        return loss + self.weight * of_replayed / old
 
     def drained(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means per token since the last call, over all processes.
@@ -130,6 +123,15 @@ class StepLoss:
         if "loss" in replayed and not self.is_distilled:
             means["replay_loss"] = replayed["loss"]
         return means
+
+
+def _one_mean(outputs: Any, counts: Tensor | int | None) -> Tensor:
+    """Over the tokens of both texts."""
+    tokens, loss = outputs.tokens, outputs.loss
+    if outputs.replayed is not None:
+        tokens, loss = tokens + outputs.replayed.tokens, loss + outputs.replayed.loss
+    mean: Tensor = loss / torch.as_tensor(tokens if counts is None else counts).clamp(min=1)
+    return mean
 
 
 class TokenMeans:
