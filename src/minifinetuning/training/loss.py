@@ -102,7 +102,8 @@ class StepLoss:
         if self.is_distilled:
             # The entropy of p_T, which CE has on top of the KL, has no gradient.
             of_replayed = replayed.forward_kl.sum() + (of_replayed - of_replayed.detach())
-        return loss + self.weight * of_replayed / old
+        loss = loss + self.weight * of_replayed / old
+        return loss
 
     def drained(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means per token since the last call, over all processes.
