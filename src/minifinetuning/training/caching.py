@@ -40,7 +40,7 @@ class CacheConfig:
     freeze_head: bool = option(False, "The training will have --freeze_head.")
     new_data_fraction: float = option(0.5, "With --replay: the share of new sequences in training.")
     replay_share: float | None = option(
-        None, "Of training that adds replayed sequences: how many for each new one."
+        None, "Where training adds replay to whole steps: sequences of it for each new one."
     )
     per_device_train_batch_size: int = option(4, "Sequences of a forward pass.")
     bf16: bool | None = option(

@@ -86,14 +86,14 @@ class MFTConfig(TrainingArguments):
     )
     kl_weight: float = option(0.1, "Weight of KL(p_T || p_S) in kl, asft and mask_the_target.")
     new_data_fraction: float = option(
-        0.5, "With --replay: the share of each step's sequences that is new."
+        0.5, "With --replay, where it is not added: the share of each step that is new."
     )
     replay_share: float | None = option(
-        None, "Or replay is added to whole steps: sequences of it for each new one."
+        None, "Add replay to whole steps: its sequences for each new one (0.25 with a weight alone)."
     )
     replay_weight: float | None = option(
         None,
-        "With --replay_share (0.25 if not said): the weight of its mean loss, 1 if not said.",
+        "Add replay to whole steps: the weight of its mean loss (1 with a share alone).",
     )
     replay_objective: str | None = option(
         None, "What replayed text trains: as the new, or distillation where it is added."

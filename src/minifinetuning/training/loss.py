@@ -96,13 +96,12 @@ class StepLoss:
             counts = torch.stack([outputs.tokens, none if replayed is None else replayed.tokens])
         new, old = counts.clamp(min=1)
         loss: Tensor = outputs.loss / new
-        if replayed is None:
-            return loss
-        of_replayed = replayed.loss
-        if self.is_distilled:
-            # The entropy of p_T, which CE has on top of the KL, has no gradient.
-            of_replayed = replayed.forward_kl.sum() + (of_replayed - of_replayed.detach())
-        loss = loss + self.weight * of_replayed / old
+        if replayed is not None:
+            summed = replayed.loss
+            if self.is_distilled:
+                # The entropy of p_T, which CE has on top of the KL, has no gradient.
+                summed = replayed.forward_kl.sum() + (summed - summed.detach())
+            loss = loss + self.weight * summed / old
         return loss
 
     def drained(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
