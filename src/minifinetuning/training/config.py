@@ -89,7 +89,7 @@ class MFTConfig(TrainingArguments):
         0.5, "With --replay, where it is not added: the share of each step that is new."
     )
     replay_share: float | None = option(
-        None, "Add replay to whole steps: its sequences for each new one (0.25 with a weight alone)."
+        None, "Add replay to whole steps: sequences for each new one (0.25 with a weight alone)."
     )
     replay_weight: float | None = option(
         None,
