@@ -55,6 +55,10 @@ def test_a_comparison_goes_on_with_the_same_command(tmp_path):
     assert "cells that are not done" in how_to_go_on("compare", options)
 
 
+def test_writing_goes_on_with_the_same_command():
+    assert "what is missing of the text" in how_to_go_on("write", (SimpleNamespace(model="m"),))
+
+
 WAITING = """
 import os, sys
 from functools import partial

@@ -18,6 +18,7 @@ NEEDED = {
     "train": ["--model", "m", "--data", "d", "--output_dir", "o"],
     "compare": ["--model", "m", "--data", "d", "--output_dir", "o"],
     "cache": ["--model", "m", "--data", "d"],
+    "write": ["--model", "m", "--data", "d"],
     "evaluate": ["--model", "m", "--reference", "r", "--data", "d"],
     "blend": ["--reference", "r", "--tuned", "t", "--output_dir", "o", "--data", "d"],
     "prepare-reference": ["--model", "m", "--general", "g", "--output_dir", "o"],

@@ -523,7 +523,9 @@ def test_negative_degeneralization_is_warned_of() -> None:
     assert "prepare-reference" in about_unprepared({"mft": metrics})
 
 
-@pytest.mark.parametrize("verb", ["train", "cache", "evaluate", "prepare-reference", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["train", "cache", "write", "evaluate", "prepare-reference", "demo"]
+)
 def test_help_is_short_and_grouped(verb: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -563,6 +565,28 @@ def test_the_model_writes_what_is_replayed_and_what_forgetting_is_measured_on(
     assert "under that model's own distribution" in card
     assert "Replayed text was trained on" in card
     assert "that the model wrote itself" in capsys.readouterr().err
+
+
+def test_text_that_is_written_ahead_is_what_training_takes(
+    model_folder: Path, texts: dict[str, Path], tmp_path: Path, capsys: Any, own_cache: Path
+) -> None:
+    words = command(model_folder, texts, tmp_path / "out", replay="self", max_steps=2)
+    kept = ("model", "data", "sequence_length", "train_tokens", "validation_tokens", "replay")
+    pairs = [pair for pair in zip(words[1::2], words[2::2], strict=True) if pair[0][2:] in kept]
+    ahead = ["write", *(word for pair in pairs for word in pair)]
+    assert main(ahead) == 0
+    said = capsys.readouterr()
+    (parts,) = (own_cache / "self-written").iterdir()
+    written = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert "tokens are written, after" in said.out
+    assert "that the model wrote itself" in said.err
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in parts.iterdir()} == written
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert f"{metrics['data']['replay']['train_tokens']:,} tokens are written" in said.out
+    assert len(list((own_cache / "self-written").iterdir())) == 1
+    assert main([word if word != "self" else str(texts["data"]) for word in ahead]) == 2
+    assert "--replay self" in sentence_of(capsys.readouterr().err)
 
 
 def test_tau_is_chosen_within_a_budget(

@@ -18,10 +18,12 @@ def option_types(verb: str) -> tuple[Any, ...]:
     from minifinetuning.training.caching import CacheConfig
     from minifinetuning.training.config import ComparisonConfig, MFTConfig
     from minifinetuning.training.reference import ReferenceConfig
+    from minifinetuning.training.written import WriteConfig
 
     types: dict[str, tuple[Any, ...]] = {
         "train": (ModelConfig, AdapterConfig, DataConfig, MFTConfig),
         "cache": (ModelConfig, AdapterConfig, DataConfig, CacheConfig),
+        "write": (ModelConfig, DataConfig, WriteConfig),
         "compare": (
             ModelConfig,
             ComparisonOptions,

@@ -14,6 +14,7 @@ mft: adapt a language model to a small text without wrecking what it knows.
   mft demo                a real model on real text, FT beside MFT, in twelve minutes
   mft train               adapt --model to --data, written to --output_dir
   mft cache               compute the teacher ahead of `mft train`, given its model and texts
+  mft write               write the text of `--replay self` and `--general self` ahead of it
   mft compare             many methods on the same text: a table, pictures, a recommendation
   mft evaluate            what a tuned model gained (S) and lost (DG) against its reference
   mft blend               from a tuned model back towards its reference, to the loss that you allow
@@ -104,6 +105,13 @@ def cache(model: Any, adapter: Any, data: Any, options: Any) -> None:
     from minifinetuning.training.caching import cache_teacher
 
     cache_teacher(model, adapter, data, options)
+
+
+def write(model: Any, data: Any, options: Any) -> None:
+    """`mft write`."""
+    from minifinetuning.training.written import write_text
+
+    write_text(model, data, options)
 
 
 def _print_kept_teachers(words: list[str]) -> None:
@@ -233,6 +241,7 @@ def demo(options: Any) -> None:
 _VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "cache": cache,
+    "write": write,
     "compare": compare,
     "evaluate": evaluate,
     "blend": blend,
@@ -247,6 +256,8 @@ def how_to_go_on(verb: str, options: tuple[Any, ...]) -> str:
     folder = next((Path(str(o.output_dir)) for o in options if hasattr(o, "output_dir")), None)
     if verb == "cache" and options:
         return "the same command goes on with what is missing of the cache"
+    if verb == "write" and options:
+        return "the same command goes on with what is missing of the text"
     if verb in ("compare", "reproduce") and options:
         return f"the same command goes on with the cells that are not done in {folder}"
     if verb in ("train", "prepare-reference") and folder is not None:

@@ -96,7 +96,7 @@ def _require_no_self(option: str, sources: list[str]) -> None:
     if "self" in sources:
         raise InputError(
             f"--{option} self: text that the model writes itself is for --general and --replay of "
-            "mft train, cache and compare; name files (./self for one of that name)"
+            "mft train, cache, write and compare; name files (./self for one of that name)"
         )
 
 
