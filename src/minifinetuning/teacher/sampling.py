@@ -43,7 +43,7 @@ def sampled_sequences(
 
     A row is the same whatever stands beside it, but for rounding. As many rows as memory has room
     for are written at the same time, and `wrote` is told how many tokens have just been. With
-    `bf16` products are rounded to bfloat16 where an evaluation's are, and in less places: logits
+    `bf16` products are rounded to bfloat16 where an evaluation's are, and in fewer places: logits
     are whole, as there, and so is attention on a CPU.
     """
     if not len(uniforms):
@@ -112,13 +112,17 @@ def _rows_at_once(model: PreTrainedModel | PeftModel, start: int, length: int) -
     inner = causal_model(model)
     token = torch.full((1, 1), start, device=inner.device)
     past = inner.get_decoder()(input_ids=token, use_cache=True).past_key_values
-    kept = [layer for layer in getattr(past, "layers", []) if layer.is_initialized]
-    values = sum(tensor.numel() for layer in kept for tensor in (layer.keys, layer.values))
+    kept = [
+        getattr(layer, name, None)
+        for layer in getattr(past, "layers", [])
+        for name in ("keys", "values")
+    ]
+    values = sum(tensor.numel() for tensor in kept if isinstance(tensor, Tensor))
     a_row = 4 * values * length + _BYTES_A_LOGIT * len(output_head(model).weight)
     if inner.device.type == "cuda":
-        free = torch.cuda.mem_get_info(inner.device)[0]
+        free = int(torch.cuda.mem_get_info(inner.device)[0])
     else:
-        free = psutil.virtual_memory().available
+        free = int(psutil.virtual_memory().available)
     return max(1, int(_SHARE_OF_MEMORY * free) // a_row)
 
 
@@ -128,23 +132,23 @@ def _with_room(past: Any, length: int) -> Any:
     What is no plain layer, as a window that slides or a state of fixed size, is left as it is.
     """
     if type(past) is DynamicCache:
-        past.layers = [
-            _RoomyLayer(layer, length)
-            if type(layer) is DynamicLayer and layer.is_initialized
-            else layer
-            for layer in past.layers
-        ]
+        past.layers = [_roomy(layer, length) for layer in past.layers]
     return past
+
+
+def _roomy(layer: Any, length: int) -> Any:
+    is_plain = type(layer) is DynamicLayer and layer.is_initialized
+    return _RoomyLayer(layer.keys, layer.values, length) if is_plain else layer
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values (n, heads, t, size) that grow in place, where torch.cat copies them all."""
 
-    def __init__(self, layer: DynamicLayer, length: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self._all = [self._room(first, length) for first in (layer.keys, layer.values)]
-        self.update(layer.keys, layer.values)
+        self.lazy_initialization(keys, values)
+        self._all = [self._room(first, length) for first in (keys, values)]
+        self.update(keys, values)
 
     @staticmethod
     def _room(first: Tensor, length: int) -> Tensor:
@@ -155,10 +159,12 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
         return first.new_empty(rows, heads, length, size, dtype=dtype)
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         before = self.get_seq_length()
-        after = before + keys.shape[-2]
-        for room, new in zip(self._all, (keys, values), strict=True):
+        after = before + key_states.shape[-2]
+        for room, new in zip(self._all, (key_states, value_states), strict=True):
             room[:, :, before:after] = new
         self.keys, self.values = (room[:, :, :after] for room in self._all)
         return self.keys, self.values
