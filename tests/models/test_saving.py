@@ -302,4 +302,4 @@ def test_models_are_saved_by_one_function():
         if isinstance(call, ast.Attribute) and call.attr == "save_pretrained"
     }
     # A random model that is only loaded again at once.
-    assert callers - {"experiments/paper/tiny.py"} == {"models/saving.py"}
+    assert callers - {"lab/paper/models.py"} == {"models/saving.py"}
