@@ -21,6 +21,7 @@ __all__ = [
     "locked",
     "printable",
     "read_json",
+    "remove_leftovers",
     "replacing",
     "write_atomically",
 ]
@@ -56,6 +57,13 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path` half-written; for who has claimed it."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        if leftover.suffix != LOCK:
+            leftover.unlink(missing_ok=True)
 
 
 def printable(name: object) -> str:

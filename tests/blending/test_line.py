@@ -261,6 +261,26 @@ def test_checkpoints_that_lack_a_tensor_or_hold_one_of_another_shape_are_refused
     assert "lacks model.norm.weight" in refusal(reference, tuned)
 
 
+def test_tensors_that_the_model_lacks_are_refused(saved, tiny_model):
+    reference, tuned = saved(tiny_model("llama"), "a"), saved(tiny_model("llama"), "b")
+    file = Path(tuned) / "model.safetensors"
+    other = load_file(file) | {"model.extra.weight": torch.ones(2)}
+    save_file(other, file, metadata={"format": "pt"})
+    assert "holds model.extra.weight, which Llama" in refusal(reference, tuned)
+
+
+def test_a_tied_head_may_be_stored_twice_but_not_differently(saved, tiny_model):
+    model = tiny_model("llama", tie_word_embeddings=True)
+    reference, tuned = saved(model, "a"), saved(model, "b")
+    file = Path(tuned) / "model.safetensors"
+    tensors = load_file(file)
+    head = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors | {"lm_head.weight": head}, file, metadata={"format": "pt"})
+    assert isinstance(open_blend(reference, tuned).load(), PreTrainedModel)
+    save_file(tensors | {"lm_head.weight": head + 1}, file, metadata={"format": "pt"})
+    assert "with different values, yet its model ties them" in refusal(reference, tuned)
+
+
 def assert_in_the_middle(reference, tuned, start, end):
     """The blend of two folders at c = 1/2 is between two models, weight by weight."""
     blend = open_blend(ModelConfig(reference), tuned)

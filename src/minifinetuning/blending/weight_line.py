@@ -1,5 +1,6 @@
 """The line between two whole checkpoints: theta_A + c (theta_B - theta_A), tensor by tensor."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,11 @@ _WITHOUT_EFFECT = (
 )
 """Settings that may differ while equal weights give equal logits."""
 
+_OLD_BUFFERS = re.compile(
+    r"rotary_emb\.inv_freq|(^|\.)position_ids$|(attn|attention)\.(masked_)?bias$"
+)
+"""What older checkpoints hold beside weights: tables that a model makes for itself today."""
+
 
 class WeightBlend:
     """Two whole checkpoints of one architecture, in safetensors of any of the usual dtypes.
@@ -71,6 +77,8 @@ class WeightBlend:
         model = load_model(self._reference)
         places = _places(model)
         start, end = self._stored
+        for stored in self._stored:
+            _require_own_tensors(model, places, stored)
         if all(places.keys() <= stored.keys() for stored in self._stored) and all(
             start.shapes[name] == end.shapes[name] == place.shape
             and torch.equal(start[name].to(place.dtype), place)
@@ -96,6 +104,31 @@ class WeightBlend:
                 value = interpolated(before.to(place.device), after.to(place.device), coefficient)
                 # Measured as it would be written: a budget is kept by what lies in the folder.
                 place.copy_(value.to(self.dtype) if place.is_floating_point() else value)
+
+
+def _require_own_tensors(
+    model: PreTrainedModel, places: Mapping[str, Tensor], stored: StoredWeights
+) -> None:
+    """Raise InputError for a tensor that the model lacks, or of which it ties two that differ.
+
+    Where the files have other names than the model, transformers alone knows which is which.
+    """
+    if not places.keys() <= stored.keys():
+        return
+    named = model.state_dict(keep_vars=True)
+    first = {id(place): name for name, place in places.items()}
+    for name in stored:
+        if name not in named and not _OLD_BUFFERS.search(name):
+            raise InputError(
+                f"{stored.folder} holds {name}, which {type(model).__name__} does not have: its "
+                "config.json is not that of its weights"
+            )
+        one = first[id(named[name])] if name in named else name
+        if one != name and not torch.equal(stored[one], stored[name]):
+            raise InputError(
+                f"{stored.folder} holds {one} and {name} with different values, yet its model "
+                "ties them: set tie_word_embeddings to false in its config.json"
+            )
 
 
 def _places(model: PreTrainedModel) -> dict[str, Tensor]:

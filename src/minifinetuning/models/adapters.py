@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from minifinetuning.errors import InputError
+from minifinetuning.models.config import WITH_RANK
 
 __all__ = ["adapter_config", "projections"]
 
@@ -37,7 +38,7 @@ def adapter_config(adapter: str, model: PreTrainedModel, rank: int = 8) -> PeftC
             feedforward_modules=outputs,
             fan_in_fan_out=transposed,
         )
-    if adapter not in ("lora", "dora"):
+    if adapter not in WITH_RANK:
         raise InputError(f"--adapter {adapter} is not known: choose one of lora, dora, ia3")
     if rank < 1:
         raise InputError(f"--rank must be at least 1, got {rank}")

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minifinetuning.errors import InputError
-from minifinetuning.files import LOCK, claimed, replacing, write_atomically
+from minifinetuning.files import claimed, remove_leftovers, replacing, write_atomically
 from minifinetuning.teacher.fingerprint import Contents, format_bytes
 
 __all__ = ["TeacherStore", "stored_fingerprint"]
@@ -83,14 +83,8 @@ class TeacherStore:
             # Only while it is claimed does "not there" mean that nobody is at it.
             is_free = mine and not self.path(part).exists()
             if is_free:
-                self._sweep(part)
+                remove_leftovers(self.path(part))
             yield is_free
-
-    def _sweep(self, part: int) -> None:
-        """Remove what a killed process left half-written."""
-        for leftover in self.folder.glob(f".{self.path(part).name}.*"):
-            if leftover.suffix != LOCK:
-                leftover.unlink(missing_ok=True)
 
     def write(self, part: int, sequences: Sequence[Mapping[str, Tensor]]) -> None:
         """Write a part: for each of its sequences the columns, (predictions, width) each."""

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from minifinetuning.data.sequences import END_COLUMN, require_embeddings
 from minifinetuning.data.tokenizers import closing_token_id
 from minifinetuning.errors import InputError
-from minifinetuning.files import LOCK, claimed, replacing
+from minifinetuning.files import claimed, remove_leftovers, replacing
 from minifinetuning.models.causal import causal_model, embedding_rows
 from minifinetuning.models.precision import bfloat16_pays
 from minifinetuning.models.weights import weights_identity
@@ -234,14 +234,8 @@ class _Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         with claimed(self._path(part)) as mine:
             if mine:
-                self._sweep(part)
+                remove_leftovers(self._path(part))
             yield mine
-
-    def _sweep(self, part: int) -> None:
-        """Remove what a killed process left half-written."""
-        for leftover in self._path(part).parent.glob(f".{self._path(part).name}.*"):
-            if leftover.suffix != LOCK:
-                leftover.unlink(missing_ok=True)
 
     def _path(self, part: int) -> Path:
         assert self.folder is not None, "a text in memory alone has no files"
